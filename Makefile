@@ -1,0 +1,41 @@
+# DataFlow. `make` shows what there is.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+help: ## this text
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk 'BEGIN{FS=":.*## "}{printf "  make %-11s %s\n", $$1, $$2}'
+
+# A lock change makes a new virtual environment: xds-protos overwrites files of later packages (docs/decisions/0003-two-locks.md).
+$(VENV)/runtime: locks/1-xds.txt locks/2-runtime.txt pyproject.toml
+	@echo "== installing the runtime packages (about a minute the first time)"
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "DataFlow needs Python 3.11 or newer, this is " + sys.version)'
+	@$(PYTHON) -c 'import venv, ensurepip' || { echo "Python's venv module is missing: on Debian, apt-get install python3-venv"; exit 1; }
+	@rm -rf $(VENV) && $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r locks/1-xds.txt
+	@$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r locks/2-runtime.txt
+	@$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/dev: $(VENV)/runtime locks/3-dev.txt
+	@echo "== installing the development packages"
+	@$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r locks/3-dev.txt
+	@touch $@
+
+setup: $(VENV)/runtime ## install what `make demo` needs into .venv
+setup-dev: $(VENV)/dev ## install what `make test` needs into .venv
+
+demo: $(VENV)/runtime ## a four-cell fleet, real traffic, two kills, a verdict (SABOTAGE=loss or leak must fail)
+	@SABOTAGE=$(SABOTAGE) $(BIN)/dataflow demo
+
+lock: $(VENV)/dev ## pin again after a change of locks/*.in
+	@for f in 1-xds 2-runtime 3-dev; do $(BIN)/pip-compile -q --generate-hashes --allow-unsafe --no-emit-index-url --no-emit-trusted-host --strip-extras --no-annotate --no-header -o locks/$$f.txt locks/$$f.in; done
+
+generate: $(VENV)/dev ## Python from proto/, into proto/gen
+	@rm -rf proto/gen && mkdir -p proto/gen
+	@cd proto && ../$(BIN)/python -m grpc_tools.protoc -I. --plugin=protoc-gen-mypy=../$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=../$(BIN)/protoc-gen-mypy_grpc --python_out=gen --grpc_python_out=gen --mypy_out=quiet:gen --mypy_grpc_out=quiet:gen $$(find dataflow -name '*.proto' | sort)
+	@find proto/gen -type d | sort | while read d; do touch $$d/__init__.py; done; rm -f proto/gen/__init__.py
+
+.PHONY: help setup setup-dev demo lock generate

@@ -1,0 +1,1 @@
+"""One complete cell: ingest, processing and storage. Nothing in here knows that another cell exists."""

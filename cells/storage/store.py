@@ -1,0 +1,142 @@
+"""The store as a port. This docstring is its specification; `tests/contracts/test_store.py` runs it on every adapter.
+
+**Apply** is one transaction: rows, dedup, identities, traits, dead letters, held records, ledger and the consumer's position.
+In this order it checks (1) the position: unless it equals `expected`, the answer is Duplicate(position) and nothing changes;
+(2) the claim: every tenant of `effects.tenants` needs an ownership row that `kernel.epoch.door_two` accepts, else the answer
+is Fenced(tenants) and nothing changes. Then it stores. The position moves to `next` in the same transaction, always.
+
+**Dedup.** A row is new unless (rule 1) the primary key (tenant, received day, message id) is taken, or (rule 2) the tenant's
+message id was seen in the window of SEEN_WINDOW_DAYS before its received day; also within one apply the first occurrence wins.
+A duplicate with another content hash is counted as a conflict. Rows received before the window has begun obey rule 1 alone.
+
+**Ledger.** Per tenant and received hour, in the same transaction: stored, duplicate, quarantined, held. For every apply and
+tenant-hour, their sum grows by exactly `effects.accepted`; effects that do not add up are refused with ValueError.
+
+**Identities and traits** merge commutatively: any order and any repetition of the same claims leads to the same profiles.
+Trait values are last-writer-wins by (at, message_id). A component of the identity graph is bounded by IDENTITY_NODES_MAX;
+a claim beyond it is dropped and counted.
+
+**Ownership** only grows: `own` with a smaller epoch than the stored one changes nothing for that tenant; with the same epoch
+it may only turn `owner` into `released`.
+
+**Reads** take one tenant and see nothing else, whatever they ask; a tenant that the store does not know reads as empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from kernel.clock import Micros
+from kernel.effects import Apply, EventRow, Outcome
+from kernel.epoch import Ownership
+from kernel.ids import TenantId
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which events; None does not filter. `since` <= event_at < `until`."""
+
+    since: Micros
+    until: Micros
+    type: str | None = None
+    name: str | None = None
+    user_id: str | None = None
+    anonymous_id: str | None = None
+    source: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """Where a page ended: the key (event_at, message_id) of its last event."""
+
+    event_at: Micros
+    message_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An event and when it became queryable. `row.offset`, `row.ordinal` and `partition` say where in the log it stands."""
+
+    row: EventRow
+    partition: int
+    stored_at: Micros
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """One person. `traits` maps a name to JSON text."""
+
+    user_ids: tuple[str, ...]
+    anonymous_ids: tuple[str, ...]
+    traits: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """Where a message id is, as far as the store knows. `why` is the reason of a dead letter."""
+
+    place: Literal["stored", "dead_letter", "held", "unknown"]
+    why: str = ""
+    partition: int = 0
+    offset: int = 0
+    ordinal: int = 0
+    stored: Stored | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerRow:
+    """The right side of the ledger for one tenant and received hour."""
+
+    tenant: TenantId
+    hour: Micros
+    stored: int
+    duplicate: int
+    quarantined: int
+    held: int
+
+
+class Store(Protocol):
+    """What processing needs: see the module's docstring."""
+
+    async def positions(self) -> dict[int, int]:
+        """The next offset to apply of each partition that was ever applied; others start at 0."""
+        ...
+
+    async def apply(self, apply: Apply, deadline: float) -> Outcome:
+        """Applies. `deadline` is on the monotonic clock. Raises Failure(STORE_UNAVAILABLE); then nothing was applied, or all
+        of it was (the answer was lost), and the position tells which."""
+        ...
+
+    async def own(self, ownerships: Sequence[Ownership], dedicated: Sequence[TenantId]) -> None:
+        """Records what the directory says of this cell's tenants; makes the schemas of `dedicated` ones."""
+        ...
+
+    async def ledger(self) -> list[LedgerRow]:
+        """Every tenant-hour."""
+        ...
+
+
+class Reader(Protocol):
+    """What the query API needs: see the module's docstring. Each raises Failure(STORE_UNAVAILABLE)."""
+
+    async def list_events(self, tenant: TenantId, which: Filter, page_size: int, after: Cursor | None) -> list[Stored]:
+        """Newest first by (event_at, message_id), at most `page_size`, strictly older than `after`."""
+        ...
+
+    async def get_event(self, tenant: TenantId, message_id: str) -> Stored | None:
+        """The event, or None."""
+        ...
+
+    async def count_events(self, tenant: TenantId, which: Filter, bucket_seconds: int) -> list[tuple[Micros, int]]:
+        """(start of bucket, events), in time order, empty ones left out. Buckets start at multiples since 1970."""
+        ...
+
+    async def profile(self, tenant: TenantId, node: str) -> Profile | None:
+        """The profile that the identity node belongs to, or None when nobody mentioned it."""
+        ...
+
+    async def trace(self, tenant: TenantId, message_id: str) -> Traced:
+        """Where the message id is."""
+        ...

@@ -1,0 +1,72 @@
+"""Every bound of the system, in one place. Units last. Relations between bounds are asserted at import."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+KIB: Final = 1024
+
+# One request (ingest.md; Segment's published limits). A tenant's plan may raise the batch limits up to the hard ones.
+EVENT_BYTES_MAX: Final = 32 * KIB
+BATCH_BYTES_MAX: Final = 500 * KIB
+BATCH_EVENTS_MAX: Final = 2_500
+BATCH_BYTES_HARD_MAX: Final = 4 * KIB * KIB
+MESSAGE_ID_CHARS_MAX: Final = 100
+ID_CHARS_MAX: Final = 512
+NAME_CHARS_MAX: Final = 512
+NESTING_MAX: Final = 100
+BODY_READ_SECONDS: Final = 15.0
+RETRY_AFTER_SECONDS_MAX: Final = 300
+
+# Ingest as a process.
+INFLIGHT_BYTES_MAX: Final = 64 * KIB * KIB
+TENANT_INFLIGHT_SHARE: Final = 0.5
+APPEND_SECONDS_MAX: Final = 5.0
+STREAM_WINDOW_BATCHES: Final = 16
+STREAM_SECONDS_MAX: Final = 300.0
+DRAIN_SECONDS_MAX: Final = 10.0
+
+# Event log.
+LOG_PARTITIONS: Final = 4
+RECORD_BYTES_MAX: Final = 8 * KIB * KIB
+APPEND_GROUP_BYTES_MAX: Final = 4 * KIB * KIB
+APPEND_GROUP_RECORDS_MAX: Final = 512
+APPEND_QUEUE_BYTES_MAX: Final = 32 * KIB * KIB
+LOG_BYTES_MAX: Final = 20 * KIB * KIB * KIB
+LOG_RETENTION_DAYS: Final = 7
+FETCH_BYTES_MAX: Final = 1 * KIB * KIB
+FETCH_RECORDS_MAX: Final = 256
+
+# Processing and storage.
+SLICE_EVENTS_MAX: Final = 250
+APPLY_EVENTS_MAX: Final = 4_000
+SEEN_WINDOW_DAYS: Final = 2
+CLOCK_SKEW_AHEAD_SECONDS: Final = 24 * 3_600
+APPLY_SECONDS_MAX: Final = 30.0
+IDENTITY_NODES_MAX: Final = 200
+
+# Query.
+PAGE_EVENTS_DEFAULT: Final = 50
+PAGE_EVENTS_MAX: Final = 1_000
+QUERY_SECONDS_MAX: Final = 5.0
+COUNT_BUCKETS_MAX: Final = 2_000
+AUDIT_QUEUE_MAX: Final = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a tenant may ask of a cell. `spread` is the number of log partitions its users are spread over (1 for most)."""
+
+    events_per_second: float = 5_000.0
+    burst_events: float = 50_000.0
+    batch_bytes_max: int = BATCH_BYTES_MAX
+    batch_events_max: int = BATCH_EVENTS_MAX
+    spread: int = 1
+
+
+assert EVENT_BYTES_MAX <= BATCH_BYTES_MAX <= BATCH_BYTES_HARD_MAX
+assert BATCH_BYTES_HARD_MAX < RECORD_BYTES_MAX, "a whole batch fits one record, envelope fields included"
+assert RECORD_BYTES_MAX <= APPEND_QUEUE_BYTES_MAX, "the queue takes the largest record"
+assert BATCH_EVENTS_MAX <= APPLY_EVENTS_MAX, "one record fits one apply"
+assert PAGE_EVENTS_DEFAULT <= PAGE_EVENTS_MAX
