@@ -1,0 +1,39 @@
+"""What every suite may use: a real PostgreSQL, and how many examples a property gets."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator
+
+import hypothesis
+import pytest
+
+from cli.local.postgres import Postgres
+from tests.support.postgres import Databases, SessionServer, databases
+
+hypothesis.settings.register_profile("ci", max_examples=50, derandomize=False, print_blob=True, deadline=None)
+hypothesis.settings.register_profile("fast", max_examples=10, derandomize=False, print_blob=True, deadline=None)
+PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "ci")
+hypothesis.settings.load_profile(PROFILE)
+
+
+def pytest_report_header() -> str:
+    """The seed policy: a fresh seed each run; a failure prints the blob that replays it."""
+    return f"hypothesis profile {PROFILE}: fresh seed each run, replay a failure with its @reproduce_failure blob or --hypothesis-seed=N"
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Postgres]:
+    """One server for the session (for each worker of pytest-xdist), on a free port."""
+    session = SessionServer()
+    try:
+        yield session.start()
+    finally:
+        session.stop()
+
+
+@pytest.fixture
+async def postgres(postgres_server: Postgres) -> AsyncIterator[Databases]:
+    """An empty database of the test's own; `create()` makes more."""
+    async with databases(postgres_server) as made:
+        yield made
