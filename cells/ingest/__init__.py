@@ -1,0 +1,1 @@
+"""Ingest: decides per event, appends to the log, and only then answers."""

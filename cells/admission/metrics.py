@@ -1,0 +1,22 @@
+"""What the admission table says of itself."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from kernel.metrics import Metric
+
+ADMISSION_REVISION: Final = Metric(
+    "dataflow_admission_revision",
+    "gauge",
+    "revision of the placement that this cell admits by",
+    "compare with the directory's; behind for minutes: is the directory reachable from here?",
+)
+ADMISSION_REFUSED: Final = Metric(
+    "dataflow_admission_refused_total",
+    "counter",
+    "placement updates refused: forged, older, shrunk, of another zone",
+    "pages: look at the directory's log before anything else; the last good table serves",
+    ("why",),
+)
+METRICS: Final = (ADMISSION_REVISION, ADMISSION_REFUSED)

@@ -1,0 +1,115 @@
+"""The admission table: an immutable view of the zone's placement at a revision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from kernel.epoch import Claim, Epoch, Ownership
+from kernel.errors import Failure, Reason
+from kernel.ids import CellId, KeyHash, KeyKind, SourceId, TenantId, ZoneName
+from kernel.limits import Plan
+
+_SHRINK_MIN: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """One tenant's placement and plan. `keys` are the hashes that lead to it."""
+
+    name: TenantId
+    cell: CellId
+    epoch: Epoch
+    plan: Plan
+    suspended: bool = False
+    dedicated: bool = False
+    credentials: tuple[Credential, ...] = ()
+    slugs: tuple[tuple[str, SourceId], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """A key by its hash. `source` is empty for read keys."""
+
+    hash: KeyHash
+    kind: KeyKind
+    source: SourceId
+    revoked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """A piece of placement. `whole` replaces everything; otherwise it builds on exactly `from_revision`."""
+
+    zone: ZoneName
+    from_revision: int
+    to_revision: int
+    tenants: tuple[Tenant, ...]
+    zone_urls: dict[ZoneName, str] | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether it replaces everything."""
+        return self.from_revision == 0
+
+
+@dataclass(frozen=True)
+class Admission:
+    """Look-ups are by hash or by name; nothing is scanned on the hot path."""
+
+    zone: ZoneName
+    revision: int = 0
+    tenants: dict[TenantId, Tenant] = field(default_factory=dict)
+    keys: dict[KeyHash, tuple[TenantId, Credential]] = field(default_factory=dict)
+    slugs: dict[str, tuple[TenantId, SourceId]] = field(default_factory=dict)
+    zone_urls: dict[ZoneName, str] = field(default_factory=dict)
+
+    def apply(self, update: Update) -> Admission:
+        """The table after `update`. Raises Failure(SNAPSHOT_REFUSED): another zone's, older, with a gap, or sharply shrunk."""
+        if update.zone != self.zone:
+            raise Failure(Reason.SNAPSHOT_REFUSED, f"it is of zone {update.zone}, this is {self.zone}")
+        if update.to_revision < self.revision:
+            raise Failure(Reason.SNAPSHOT_REFUSED, f"revision {update.to_revision} is older than {self.revision}")
+        if update.whole:
+            return self._replaced(update)
+        if update.from_revision != self.revision:
+            raise Failure(Reason.SNAPSHOT_REFUSED, f"it builds on revision {update.from_revision}, this is {self.revision}")
+        tenants, keys, slugs = dict(self.tenants), dict(self.keys), dict(self.slugs)
+        for tenant in update.tenants:
+            if (old := tenants.get(tenant.name)) is not None:
+                for credential in old.credentials:
+                    keys.pop(credential.hash, None)
+                for slug, _ in old.slugs:
+                    slugs.pop(slug, None)
+            _enter(tenant, tenants, keys, slugs)
+        return replace(self, revision=update.to_revision, tenants=tenants, keys=keys, slugs=slugs)
+
+    def _replaced(self, update: Update) -> Admission:
+        had, has = len(self.tenants), len(update.tenants)
+        if had >= _SHRINK_MIN and has < had / 2:
+            raise Failure(Reason.SNAPSHOT_REFUSED, f"it holds {has} tenants, this holds {had}")
+        fresh = Admission(self.zone, update.to_revision, zone_urls=dict(update.zone_urls or self.zone_urls))
+        for tenant in update.tenants:
+            _enter(tenant, fresh.tenants, fresh.keys, fresh.slugs)
+        return fresh
+
+    def claim(self, cell: CellId) -> Claim:
+        """What an applier of `cell` may believe that it owns."""
+        return Claim(cell, {name: tenant.epoch for name, tenant in self.tenants.items() if tenant.cell == cell})
+
+    def ownerships(self, cell: CellId) -> list[Ownership]:
+        """The cell's ownership rows as the directory sees them: of its own tenants `owner`, of all others `released`."""
+        return [Ownership(name, tenant.epoch, "owner" if tenant.cell == cell else "released") for name, tenant in self.tenants.items()]
+
+
+def _enter(
+    tenant: Tenant,
+    tenants: dict[TenantId, Tenant],
+    keys: dict[KeyHash, tuple[TenantId, Credential]],
+    slugs: dict[str, tuple[TenantId, SourceId]],
+) -> None:
+    tenants[tenant.name] = tenant
+    for credential in tenant.credentials:
+        keys[credential.hash] = (tenant.name, credential)
+    for slug, source in tenant.slugs:
+        slugs[slug] = (tenant.name, source)

@@ -1,0 +1,199 @@
+"""Accepts batches: the one path from an authenticated request to a durable append, shared by HTTP and gRPC.
+
+A retriable condition fails the whole request (SDKs ignore the body of a 200); parts that were appended already are harmless by
+message id. Verdicts are for permanent rejections only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from cells.eventlog import codec
+from cells.eventlog.envelope import Body, Envelope
+from cells.eventlog.log import EventLog, Record, partition_of
+from cells.ingest import metrics, quota
+from cells.ingest.admit import admit
+from cells.ingest.authenticate import Sender
+from cells.ingest.verdict import Admitted, Rejected, Repeated
+from kernel import limits
+from kernel.clock import Clock, Micros
+from kernel.epoch import Epoch, Stamp, door_one
+from kernel.errors import Failure, Reason
+from kernel.ids import CellId, TenantId
+from kernel.metrics import Meter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_BUCKETS_MAX: Final = 50_000
+
+
+@dataclass
+class Inflight:
+    """Request bytes in memory, bounded in total and per tenant: the first to be shed is the tenant that holds most."""
+
+    bytes_max: int = limits.INFLIGHT_BYTES_MAX
+    total: int = 0
+    by_tenant: dict[TenantId, int] = field(default_factory=dict)
+
+    @contextmanager
+    def hold(self, tenant: TenantId, size: int) -> Iterator[None]:
+        """Raises Failure(OVERLOADED) instead of holding too much."""
+        held = self.by_tenant.get(tenant, 0)
+        if self.total + size > self.bytes_max or held + size > self.bytes_max * limits.TENANT_INFLIGHT_SHARE:
+            raise Failure(Reason.OVERLOADED, retry_after_seconds=1)
+        self.total += size
+        self.by_tenant[tenant] = held + size
+        try:
+            yield
+        finally:
+            self.total -= size
+            left = self.by_tenant[tenant] - size
+            if left:
+                self.by_tenant[tenant] = left
+            else:
+                del self.by_tenant[tenant]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One request: the events' texts, when the client sent it by its clock, and the W3C traceparent it came with."""
+
+    items: Sequence[bytes]
+    sent_at: Micros | None
+    trace: str = ""
+
+
+class Acceptor:
+    """Shared by the shells of one process."""
+
+    def __init__(
+        self, cell: CellId, log: EventLog, clock: Clock, meter: Meter, new_message_id: Callable[[], str], inflight: Inflight | None = None
+    ) -> None:
+        self._cell = cell
+        self._log = log
+        self._clock = clock
+        self._meter = meter
+        self._new_message_id = new_message_id
+        self._inflight = inflight or Inflight()
+        self._buckets: OrderedDict[TenantId, quota.Bucket] = OrderedDict()
+        self._busy = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.draining = False
+
+    async def accept(self, sender: Sender, stamp: Stamp | None, batch: Batch, deadline: float) -> Admitted:
+        """Durable when it returns. Raises Failure for the whole request."""
+        try:
+            return await self._accept(sender, stamp, batch, deadline)
+        except Failure as failure:
+            self._meter.add(metrics.REQUESTS_REFUSED, reason=failure.reason.name)
+            raise
+
+    async def drain(self, deadline: float) -> None:
+        """Refuses new requests and waits for those in flight, until `deadline` at the latest."""
+        self.draining = True
+        try:
+            async with asyncio.timeout(max(0.0, deadline - self._clock.monotonic())):
+                await self._idle.wait()
+        except TimeoutError:
+            return
+
+    async def _accept(self, sender: Sender, stamp: Stamp | None, batch: Batch, deadline: float) -> Admitted:
+        tenant = sender.tenant
+        if self.draining:
+            raise Failure(Reason.DRAINING, retry_after_seconds=1)
+        self._check_door(sender, stamp)
+        if len(batch.items) > tenant.plan.batch_events_max:
+            raise Failure(Reason.TOO_MANY_EVENTS, f"{len(batch.items)} events, at most {tenant.plan.batch_events_max}")
+        with self._working(), self._inflight.hold(tenant.name, sum(map(len, batch.items))):
+            self._meter.set(metrics.INFLIGHT_BYTES, self._inflight.total)
+            self._take_quota(sender, len(batch.items))
+            admitted = await self._admit(batch.items)
+            if admitted.accepted:
+                await self._append(sender, admitted, batch, min(deadline, self._clock.monotonic() + limits.APPEND_SECONDS_MAX))
+        self._count(tenant.name, admitted)
+        return admitted
+
+    def _check_door(self, sender: Sender, stamp: Stamp | None) -> None:
+        """Door 1. Without a stamp (a client inside the cell's own network) the cell's own word stands."""
+        tenant = sender.tenant
+        said = stamp or Stamp(tenant.name, tenant.cell, tenant.epoch)
+        if said.tenant != tenant.name or not door_one(said, self._cell, tenant.epoch) or tenant.cell != self._cell:
+            raise Failure(Reason.MOVED, f"epoch {tenant.epoch}", retry_after_seconds=1)
+
+    def _take_quota(self, sender: Sender, events: int) -> None:
+        name = sender.tenant.name
+        bucket, wait = quota.take(self._buckets.get(name), sender.tenant.plan, events, self._clock.monotonic())
+        self._buckets[name] = bucket
+        self._buckets.move_to_end(name)
+        while len(self._buckets) > _BUCKETS_MAX:
+            self._buckets.popitem(last=False)
+        if wait is not None:
+            raise Failure(Reason.QUOTA_EXCEEDED, retry_after_seconds=wait)
+
+    async def _admit(self, items: Sequence[bytes]) -> Admitted:
+        """In slices, so that no batch holds the loop for longer than a few milliseconds."""
+        if len(items) <= limits.SLICE_EVENTS_MAX:
+            return admit(items, self._new_message_id)
+        seen: set[str] = set()
+        accepted: list[tuple[int, Envelope]] = []
+        rejected: list[Rejected] = []
+        repeated: list[Repeated] = []
+        for start in range(0, len(items), limits.SLICE_EVENTS_MAX):
+            part = admit(items[start : start + limits.SLICE_EVENTS_MAX], self._new_message_id, seen, start)
+            accepted.extend(part.accepted)
+            rejected.extend(part.rejected)
+            repeated.extend(part.repeated)
+            await asyncio.sleep(0)
+        return Admitted(tuple(accepted), tuple(rejected), tuple(repeated))
+
+    async def _append(self, sender: Sender, admitted: Admitted, batch: Batch, deadline: float) -> None:
+        tenant, spread = sender.tenant, sender.tenant.plan.spread
+        groups: dict[int, list[Envelope]] = defaultdict(list)
+        for _, envelope in admitted.accepted:
+            user = envelope.user_id or envelope.anonymous_id or ""
+            groups[partition_of(tenant.name, user, spread, self._log.partitions)].append(envelope)
+        started, now = self._clock.monotonic(), self._clock.now()
+        records = [(partition, _record(sender, self._cell, tenant.epoch, now, batch, envelopes)) for partition, envelopes in groups.items()]
+        outcomes = await asyncio.gather(
+            *(self._log.append(partition, record, deadline) for partition, record in records), return_exceptions=True
+        )
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+        self._meter.observe(metrics.APPEND_SECONDS, self._clock.monotonic() - started)
+
+    def _count(self, tenant: TenantId, admitted: Admitted) -> None:
+        self._meter.add(metrics.EVENTS_ACCEPTED, len(admitted.accepted), tenant=tenant)
+        for rejected in admitted.rejected:
+            self._meter.add(metrics.EVENTS_REJECTED, tenant=tenant, reason=rejected.reason.name)
+
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        self._busy += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._busy -= 1
+            if not self._busy:
+                self._idle.set()
+
+
+def _record(sender: Sender, cell: CellId, epoch: Epoch, now: Micros, batch: Batch, envelopes: list[Envelope]) -> Record:
+    return Record(
+        tenant=sender.tenant.name,
+        source=sender.source,
+        cell=cell,
+        epoch=epoch,
+        received_at=now,
+        events=len(envelopes),
+        trace=batch.trace,
+        body=codec.encode(Body(batch.sent_at, envelopes)),
+    )

@@ -1,0 +1,98 @@
+"""The HTTP shell, Segment-compatible (ingest.md).
+
+Success is status 200 with `"success": true`; everything else is `{"code": ..., "message": ...}`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from cells.admission.table import Admission
+from cells.answers import http_answer
+from cells.eventlog.envelope import EVENT_TYPES
+from cells.ingest.accept import Acceptor, Batch
+from cells.ingest.authenticate import Credentials, Sender, authenticate_sender, key_of_headers
+from cells.ingest.body import check_media_type, read_body
+from cells.ingest.split import Split, split_batch, split_single
+from cells.ingest.stamp import stamp_of
+from cells.ingest.verdict import Admitted
+from kernel import limits
+from kernel.clock import Clock
+from kernel.errors import Failure, Reason
+
+_SUCCESS: Final = b'{"success": true}'
+_JSON: Final = {"content-type": "application/json"}
+
+
+class IngestHttp:
+    """The routes of the ingestion API."""
+
+    def __init__(self, acceptor: Acceptor, admission: Callable[[], Admission], clock: Clock) -> None:
+        self._acceptor = acceptor
+        self._admission = admission
+        self._clock = clock
+
+    def routes(self) -> list[Route]:
+        """`/v1/<type>` and `/v1/batch`, also below `/s/<slug>` for clients whose key is in the body only."""
+        kinds = [*EVENT_TYPES, "batch"]
+        return [Route(prefix + f"/v1/{kind}", self._endpoint(kind), methods=["POST"]) for prefix in ("", "/s/{slug}") for kind in kinds]
+
+    def _endpoint(self, kind: str) -> Callable[[Request], object]:
+        async def endpoint(request: Request) -> Response:
+            try:
+                return await self._take(request, kind)
+            except Failure as failure:
+                status, headers, body = http_answer(failure)
+                return Response(body, status, headers)
+            except ClientDisconnect:
+                return Response(status_code=400)
+
+        return endpoint
+
+    async def _take(self, request: Request, kind: str) -> Response:
+        deadline = self._clock.monotonic() + limits.BODY_READ_SECONDS
+        header_key = key_of_headers(request.headers.get("authorization"), request.headers.get("x-api-key"))
+        slug = request.path_params.get("slug")
+        sender = self._sender(Credentials(header_key, None, slug)) if header_key else None
+        bytes_max = sender.tenant.plan.batch_bytes_max if sender else limits.BATCH_BYTES_MAX
+        check_media_type(request.headers.get("content-type"))
+        declared = request.headers.get("content-length", "")
+        if declared.isdigit() and int(declared) > bytes_max:
+            raise Failure(Reason.BODY_TOO_LARGE, f"more than {bytes_max} bytes")
+        encoding = request.headers.get("content-encoding")
+        body = await read_body(request.stream(), encoding, bytes_max, deadline - self._clock.monotonic())
+        split = split_batch(body) if kind == "batch" else split_single(body, kind)
+        if sender is None or split.write_key is not None:
+            sender = self._sender(Credentials(header_key, split.write_key, slug))
+        batch = Batch(split.items, split.sent_at, request.headers.get("traceparent", ""))
+        admitted = await self._acceptor.accept(sender, stamp_of(request.headers), batch, deadline)
+        return _answer(admitted, split)
+
+    def _sender(self, credentials: Credentials) -> Sender:
+        return authenticate_sender(credentials, self._admission())
+
+
+def _answer(admitted: Admitted, split: Split) -> Response:
+    if not admitted.rejected:
+        return Response(_SUCCESS, 200, _JSON)
+    rejected: list[object] = [
+        {
+            "index": item.index_in_batch,
+            "messageId": item.message_id,
+            "code": item.reason.name,
+            "message": f"{item.reason.spec.client}: {item.detail}" if item.detail else item.reason.spec.client,
+        }
+        for item in admitted.rejected
+    ]
+    if admitted.accepted or admitted.repeated:
+        return Response(msgspec.json.encode({"success": True, "rejected": rejected}), 200, _JSON)
+    only = admitted.rejected[0]
+    failure = Failure(only.reason, only.detail) if len(split.items) == 1 else Failure(Reason.ALL_REJECTED)
+    status, headers, body = http_answer(failure, {"rejected": rejected})
+    return Response(body, status, headers)

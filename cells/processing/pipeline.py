@@ -1,0 +1,135 @@
+"""The pipeline, as a table of contents. A pure fold: records of one partition in, effects out.
+
+    record -> decode            codec; what cannot be read: a dead letter for each of its events
+           -> check the shape   `shape`; tracking plans go here
+           -> correct the clock `clock_skew`
+           -> claim identities  `identity_claims`
+           -> row               what storage keeps
+    (enrichment, consent and PII rules, tenant transformations and routing to destinations take their places between the
+    claims and the row; deliveries become one more field of Effects.)
+
+A record of a tenant in `held` is not opened: it is kept whole until this cell owns the tenant again.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence, Set
+from dataclasses import dataclass, field
+
+import msgspec
+
+from cells.eventlog import codec
+from cells.eventlog.envelope import Body, Envelope
+from cells.eventlog.log import Entry, Record
+from cells.processing import identity_claims, shape
+from cells.processing.clock_skew import correct
+from kernel.clock import Micros, hour_of
+from kernel.effects import DeadLetter, Effects, EventRow, HeldRecord, IdentityClaim, TraitClaim
+from kernel.errors import Reason
+from kernel.ids import TenantId
+
+
+@dataclass
+class Fold:
+    """Gathers the effects of one partition's records, entry by entry, so that a shell can stop for breath in between."""
+
+    partition: int
+    held: Set[TenantId] = frozenset()
+    events: int = 0
+    _rows: list[EventRow] = field(default_factory=list)
+    _identities: list[IdentityClaim] = field(default_factory=list)
+    _traits: list[TraitClaim] = field(default_factory=list)
+    _dead: list[DeadLetter] = field(default_factory=list)
+    _held: list[HeldRecord] = field(default_factory=list)
+    _accepted: dict[tuple[TenantId, Micros], int] = field(default_factory=lambda: defaultdict(int))
+
+    def add(self, entry: Entry) -> None:
+        """Takes one record in."""
+        record = entry.record
+        self.events += record.events
+        self._accepted[(record.tenant, hour_of(record.received_at))] += record.events
+        if record.tenant in self.held:
+            self._held.append(HeldRecord(record.tenant, record.received_at, entry.offset, record.events, record.body))
+            return
+        try:
+            body = codec.decode(record.body)
+        except codec.Undecodable as error:
+            self._bury_record(entry, str(error))
+            return
+        if len(body.envelopes) != record.events:
+            self._bury_record(entry, f"{len(body.envelopes)} envelopes where the header says {record.events}")
+            return
+        for ordinal, envelope in enumerate(body.envelopes):
+            self._take(entry, body, envelope, ordinal)
+
+    def effects(self) -> Effects:
+        """All of it."""
+        return Effects(
+            partition=self.partition,
+            rows=tuple(self._rows),
+            identities=tuple(dict.fromkeys(self._identities)),
+            traits=tuple(self._traits),
+            dead_letters=tuple(self._dead),
+            held=tuple(self._held),
+            accepted=dict(self._accepted),
+        )
+
+    def _take(self, entry: Entry, body: Body, envelope: Envelope, ordinal: int) -> None:
+        record = entry.record
+        wrong = shape.violation(envelope)
+        if wrong is not None:
+            self._bury(entry, envelope, ordinal, f"shape: {wrong}")
+            return
+        event_at = correct(record.received_at, body.sent_at, envelope.original_at)
+        try:
+            traits = identity_claims.traits(record.tenant, envelope, event_at)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            self._bury(entry, envelope, ordinal, f"traits: {type(error).__name__}")
+            return
+        self._traits.extend(traits)
+        self._identities.extend(identity_claims.identities(record.tenant, envelope))
+        self._rows.append(_row(record, entry.offset, ordinal, envelope, event_at))
+
+    def _bury(self, entry: Entry, envelope: Envelope, ordinal: int, detail: str) -> None:
+        record, reason = entry.record, Reason.UNPROCESSABLE_EVENT.name
+        self._dead.append(
+            DeadLetter(record.tenant, record.received_at, entry.offset, ordinal, envelope.message_id, reason, detail, envelope.payload)
+        )
+
+    def _bury_record(self, entry: Entry, detail: str) -> None:
+        """One dead letter per event of the header's count, so that the ledger adds up; the first keeps the bytes."""
+        record, reason = entry.record, Reason.UNDECODABLE_RECORD.name
+        self._dead.extend(
+            DeadLetter(record.tenant, record.received_at, entry.offset, ordinal, "", reason, detail, record.body if ordinal == 0 else b"")
+            for ordinal in range(record.events)
+        )
+
+
+def fold(partition: int, entries: Sequence[Entry], held: Set[TenantId] = frozenset()) -> Effects:
+    """The effects of `entries`."""
+    work = Fold(partition, held)
+    for entry in entries:
+        work.add(entry)
+    return work.effects()
+
+
+def _row(record: Record, offset: int, ordinal: int, envelope: Envelope, event_at: Micros) -> EventRow:
+    return EventRow(
+        record.tenant,
+        envelope.message_id,
+        record.received_at,
+        event_at,
+        envelope.type,
+        envelope.name,
+        envelope.user_id,
+        envelope.anonymous_id,
+        envelope.group_id,
+        record.source,
+        record.cell,
+        record.epoch,
+        offset,
+        ordinal,
+        envelope.content_hash,
+        envelope.payload,
+    )
