@@ -1,0 +1,176 @@
+"""The placement table of one residency zone: immutable, at a revision, changed only by updates that pass its rules (router.md, rule 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from kernel.epoch import Epoch
+from kernel.errors import Failure, Reason
+from kernel.ids import CellId, KeyHash, RegionName, SourceId, TenantId, ZoneName
+from kernel.limits import Plan
+
+SHRINK_TENANTS_FREE: Final = 10
+SHRINK_SHARE_MAX: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """A key by its SHA-256; a revoked one is kept, so that its sender is told why."""
+
+    hash: KeyHash
+    revoked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One application that sends events. `slug` is public, unique in the fleet, and stands in paths."""
+
+    name: SourceId
+    slug: str
+    write_keys: tuple[Credential, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """A tenant and its home. `since` is the revision of its last change and `pin` the operator's override; neither is on the wire."""
+
+    name: TenantId
+    zone: ZoneName
+    cell: CellId
+    epoch: Epoch
+    suspended: bool = False
+    plan: Plan = field(default_factory=Plan)
+    dedicated_schema: bool = False
+    sources: tuple[Source, ...] = ()
+    read_keys: tuple[Credential, ...] = ()
+    pin: CellId | None = None
+    since: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CellEndpoint:
+    """Where a cell of the zone listens (`host:port`). `weight`, its share of new tenants, matters to the directory alone."""
+
+    cell: CellId
+    region: RegionName
+    grpc_address: str
+    http_address: str
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """What is not a tenant: the zone's cells, and the public endpoint (a URL) of every zone."""
+
+    cells: tuple[CellEndpoint, ...]
+    zones: tuple[tuple[ZoneName, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """A step from one revision to another. One `from_revision` 0 is whole: it alone has a topology and replaces everything."""
+
+    zone: ZoneName
+    from_revision: int
+    to_revision: int
+    tenants: tuple[Tenant, ...]
+    topology: Topology | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether it replaces everything."""
+        return self.from_revision == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Who lives where, at `revision`. Nothing in it is ever changed in place."""
+
+    zone: ZoneName
+    revision: int
+    tenants: Mapping[TenantId, Tenant]
+    cells: Mapping[CellId, CellEndpoint]
+    zones: Mapping[ZoneName, str]
+
+    def apply(self, update: Update) -> Table:
+        """The table after `update`. Raises Failure(SNAPSHOT_REFUSED) when a rule forbids it; this table stays good."""
+        return self.apply_all((update,))
+
+    def apply_all(self, updates: Iterable[Update]) -> Table:
+        """As `apply` one after another, but the tenants are copied once: a journal of thousands is read this way."""
+        table, tenants = self, dict(self.tenants)
+        for update in updates:
+            _check(table, update)
+            if update.topology is None:
+                tenants.update((t.name, replace(t, since=update.to_revision)) for t in update.tenants)
+                table = replace(table, revision=update.to_revision, tenants=tenants)
+            else:
+                tenants = {t.name: _kept(tenants.get(t.name), t, update.to_revision) for t in update.tenants}
+                cells = {c.cell: c for c in update.topology.cells}
+                table = Table(table.zone, update.to_revision, tenants, cells, dict(update.topology.zones))
+        return table
+
+    def whole(self) -> Update:
+        """The update that leads a follower without anything here."""
+        topology = Topology(tuple(self.cells.values()), tuple(self.zones.items()))
+        return Update(self.zone, 0, self.revision, tuple(self.tenants.values()), topology)
+
+
+def empty(zone: ZoneName) -> Table:
+    """The table of one who has heard nothing yet: revision 0, everybody unknown."""
+    return Table(zone, 0, {}, {}, {})
+
+
+def _kept(held: Tenant | None, told: Tenant, revision: int) -> Tenant:
+    """An unchanged tenant keeps its `since`, so that a whole update that says nothing new changes nothing."""
+    if held is not None and replace(told, since=held.since, pin=held.pin) == held:
+        return held
+    return replace(told, since=told.since or revision)
+
+
+def _check(table: Table, update: Update) -> None:
+    if update.zone != table.zone:
+        raise _refused(f"it is of zone {update.zone}, this is {table.zone}")
+    if update.whole:
+        _check_whole(table, update)
+    else:
+        _check_change(table, update)
+    cells = table.cells if update.topology is None else {c.cell for c in update.topology.cells}
+    for tenant in update.tenants:
+        before = table.tenants.get(tenant.name)
+        if tenant.zone != table.zone:
+            raise _refused(f"tenant {tenant.name} is of zone {tenant.zone}")
+        if tenant.cell not in cells:
+            raise _refused(f"tenant {tenant.name} lives in an unknown cell {tenant.cell}")
+        if before is not None and tenant.epoch < before.epoch:
+            raise _refused(f"the epoch of tenant {tenant.name} falls from {before.epoch} to {tenant.epoch}")
+
+
+def _check_whole(table: Table, update: Update) -> None:
+    if update.to_revision < max(table.revision, 1):
+        raise _refused(f"revision {update.to_revision} is older than {table.revision}")
+    if update.topology is None or not update.topology.cells:
+        raise _refused("it is whole and names no cell")
+    held = table.tenants
+    lost = len(held) - len(update.tenants)
+    if held and not update.tenants:
+        raise _refused(f"it is empty, {len(held)} tenants are held")
+    if lost > max(SHRINK_TENANTS_FREE, SHRINK_SHARE_MAX * len(held)):
+        raise _refused(f"it would drop {lost} of {len(held)} tenants")
+
+
+def _check_change(table: Table, update: Update) -> None:
+    if update.topology is not None:
+        raise _refused("a change brings no topology")
+    if update.to_revision <= table.revision:
+        raise _refused(f"revision {update.to_revision} is not newer than {table.revision}")
+    if update.from_revision != table.revision:
+        raise _refused(f"it builds on revision {update.from_revision}, this is {table.revision}")
+    if update.to_revision <= update.from_revision:
+        raise _refused("it leads backwards")
+
+
+def _refused(why: str) -> Failure:
+    return Failure(Reason.SNAPSHOT_REFUSED, why)
