@@ -92,6 +92,8 @@ def _decode(item: bytes) -> _Event:
     if _SURROGATE.search(item):
         _refuse_lone_surrogates(item)
     try:
+        if not item.isascii():
+            item.decode()
         return _decoder.decode(item)
     except msgspec.ValidationError as error:
         raise _Refusal(Reason.INVALID_FIELD, str(error)) from None

@@ -40,6 +40,10 @@ class Databases:
         self._made.append(name)
         return self.server.dsn(name)
 
+    def role_dsn(self, role: str, password: str) -> str:
+        """The DSN of a service's own role in the test's first database."""
+        return self.server.dsn(self.admin_dsn.rsplit("/", 1)[1].partition("?")[0], user=role, password=password)
+
     async def drop(self) -> None:
         """Removes them all, whoever is connected."""
         connection = await asyncpg.connect(self.server.dsn())
