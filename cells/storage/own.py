@@ -1,0 +1,29 @@
+"""Ownership only grows. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from kernel.epoch import Claim, Ownership, door_two
+from kernel.ids import TenantId
+
+
+def supersedes(new: Ownership, old: Ownership | None) -> bool:
+    """Whether `new` is recorded over `old`: a greater epoch is; the same epoch may only turn owner into released."""
+    if old is None or new.epoch > old.epoch:
+        return True
+    return new.epoch == old.epoch and new.state == "released" and old.state == "owner"
+
+
+def grow(known: Mapping[TenantId, Ownership], news: Iterable[Ownership]) -> dict[TenantId, Ownership]:
+    """The rows that change, in tenant order."""
+    changed: dict[TenantId, Ownership] = {}
+    for new in news:
+        if supersedes(new, changed.get(new.tenant) or known.get(new.tenant)):
+            changed[new.tenant] = new
+    return dict(sorted(changed.items()))
+
+
+def fenced(claim: Claim, tenants: Iterable[TenantId], owned: Mapping[TenantId, Ownership]) -> frozenset[TenantId]:
+    """The tenants that door two refuses."""
+    return frozenset(tenant for tenant in tenants if not door_two(claim, owned.get(tenant)))

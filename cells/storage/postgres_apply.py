@@ -1,0 +1,322 @@
+"""`store.Store` on PostgreSQL, as df_apply.
+
+Concurrent applies cannot deadlock: each takes its locks class by class - position, ownership, event keys, dead letters, held,
+traits, tenants' identity locks, ledger - and within a class in key order. Day partitions are made before, in a transaction of
+their own. The ledger's rows, which applies of one tenant share, come last and are held for one round trip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Final, TypeVar
+
+import asyncpg
+
+from cells.storage import dedup, identity, metrics, own, tally, traits
+from cells.storage.postgres import APPLY_BOUNDS, INDEX_PLANS, Connection, Session
+from cells.storage.sql import sql
+from cells.storage.store import LedgerRow
+from kernel.clock import Clock, Micros, day_of
+from kernel.effects import Applied, Apply, DeadLetter, Duplicate, Effects, EventRow, Fenced, HeldRecord, IdentityClaim, Outcome, TraitClaim
+from kernel.epoch import Epoch, Ownership
+from kernel.errors import Failure, Reason
+from kernel.ids import TenantId
+from kernel.limits import APPLY_SECONDS_MAX, SEEN_WINDOW_DAYS
+from kernel.metrics import Meter
+
+SHARED: Final = "tenants"
+_COLUMNS: Final = tuple("log_offset" if name == "offset" else name for name in EventRow._fields)
+_ATTEMPTS: Final = 3
+
+Item = TypeVar("Item", EventRow, DeadLetter, HeldRecord, IdentityClaim, TraitClaim, tally.Line)
+
+
+class _Stale(Exception):
+    """What this process believed of schemas or partitions is not so (any more): learn and begin again."""
+
+
+@dataclass(slots=True)
+class _Known:
+    """What this process need not ask again: tenants with their own schema, day partitions, partitions with a position row."""
+
+    homes: dict[TenantId, str] = field(default_factory=dict)
+    days: set[tuple[str, str, date]] = field(default_factory=set)
+    started: set[int] = field(default_factory=set)
+
+    def home(self, tenant: TenantId) -> str:
+        """The schema that keeps the tenant's rows."""
+        return self.homes.get(tenant, SHARED)
+
+    def split(self, items: Iterable[Item]) -> list[tuple[str, list[Item]]]:
+        """The items by schema, in schema order, each list in the order of `items`."""
+        parts: dict[str, list[Item]] = {}
+        for item in items:
+            parts.setdefault(self.homes.get(item.tenant, SHARED), []).append(item)
+        return sorted(parts.items())
+
+
+async def _make_staging(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+    await connection.execute(sql("staging"))
+
+
+class PostgresStore:
+    """See the module's docstring and the port's. `dsn` is df_apply's."""
+
+    def __init__(self, dsn: str, clock: Clock, meter: Meter) -> None:
+        self._session = Session(dsn, "dataflow-apply", APPLY_BOUNDS, INDEX_PLANS, _make_staging)
+        self._clock = clock
+        self._meter = meter
+        self._known = _Known()
+
+    async def close(self) -> None:
+        """Cuts its connections; an apply in flight fails. Idempotent."""
+        await self._session.close()
+
+    async def positions(self) -> dict[int, int]:
+        """See the port."""
+        async with self._session.connection(APPLY_SECONDS_MAX) as connection:
+            return {row["partition"]: row["next_offset"] for row in await connection.fetch(sql("positions"))}
+
+    async def ledger(self) -> list[LedgerRow]:
+        """See the port."""
+        sums: dict[tuple[str, int], list[int]] = {}
+        async with self._session.connection(APPLY_SECONDS_MAX) as connection:
+            await self._learn_homes(connection)
+            for home in sorted({SHARED, *self._known.homes.values()}):
+                for tenant, hour, *counts in await connection.fetch(sql("ledger", home)):
+                    before = sums.setdefault((tenant, hour), [0, 0, 0, 0])
+                    sums[tenant, hour] = [a + b for a, b in zip(before, counts, strict=True)]
+        return [LedgerRow(TenantId(tenant), Micros(hour), *counts) for (tenant, hour), counts in sorted(sums.items())]
+
+    async def own(self, ownerships: Sequence[Ownership], dedicated: Sequence[TenantId]) -> None:
+        """See the port."""
+        async with self._session.connection(APPLY_SECONDS_MAX) as connection:
+            homes = {tenant: await connection.fetchval(sql("dedicate"), tenant) for tenant in sorted(set(dedicated))}
+            known = {row["tenant"]: _ownership(row) for row in await connection.fetch(sql("ownerships"))}
+            changed = list(own.grow(known, ownerships).values())
+            async with connection.transaction():
+                if changed:
+                    await connection.execute(
+                        sql("own"), [o.tenant for o in changed], [o.epoch for o in changed], [o.state for o in changed]
+                    )
+                for tenant, home in homes.items():
+                    await connection.execute(sql("settle"), tenant, home)
+            await self._learn_homes(connection)
+
+    async def maintain(self) -> int:
+        """Makes the day partitions ahead of now and drops expired ones of `seen`; returns how many it dropped. Idempotent."""
+        now = self._clock.now()
+        async with self._session.connection(APPLY_SECONDS_MAX) as connection:
+            dropped: int = await connection.fetchval(sql("maintain"), day_of(now), dedup.window_at(now).drops_before)
+            return dropped
+
+    async def apply(self, apply: Apply, deadline: float) -> Outcome:
+        """See the port."""
+        counted = tally.count(apply)
+        began = self._clock.monotonic()
+        try:
+            outcome = await self._attempt(apply, counted, deadline)
+        except Failure:
+            self._meter.add(metrics.APPLIES, outcome="failed")
+            raise
+        self._meter.observe(metrics.APPLY_SECONDS, self._clock.monotonic() - began)
+        self._meter.add(metrics.APPLIES, outcome=type(outcome).__name__.lower())
+        if isinstance(outcome, Applied):
+            for name in ("stored", "duplicate", "quarantined", "held"):
+                self._meter.add(metrics.APPLIED_EVENTS, getattr(outcome, name), outcome=name)
+            self._meter.add(metrics.CONFLICTS, outcome.conflicts)
+        return outcome
+
+    async def _attempt(self, apply: Apply, counted: tally.Tally, deadline: float) -> Outcome:
+        for _ in range(_ATTEMPTS):
+            async with self._session.connection(deadline - self._clock.monotonic()) as connection:
+                try:
+                    return await self._transact(connection, apply, counted)
+                except _Stale:
+                    await connection.execute("ROLLBACK")
+                    self._known = _Known()
+                    await self._learn_homes(connection)
+                except asyncpg.DataError as error:
+                    raise ValueError(
+                        "a row holds text that PostgreSQL cannot keep: a NUL character or a payload that is not JSON"
+                    ) from error
+        raise Failure(Reason.STORE_UNAVAILABLE, "schemas or day partitions keep changing")
+
+    async def _transact(self, connection: Connection, apply: Apply, counted: tally.Tally) -> Outcome:
+        effects = apply.effects
+        now = self._clock.now()
+        window = dedup.window_at(now)
+        await self._prepare(connection, effects, window)
+        await connection.execute("BEGIN")
+        moved = await connection.fetchval(sql("advance"), effects.partition, apply.expected, apply.next)
+        if moved is None:
+            position = await connection.fetchval(sql("position"), effects.partition)
+            await connection.execute("ROLLBACK")
+            return Duplicate(position)
+        refused = await self._check(connection, apply, counted)
+        if refused:
+            await connection.execute("ROLLBACK")
+            return Fenced(refused)
+        fold = _Fold(connection, self._known, effects, now, window)
+        stored, conflicts = await fold.rows()
+        await fold.dead_letters()
+        await fold.held()
+        await fold.latest_traits()
+        dropped = await fold.identities()
+        lines = tally.settle(counted, stored)
+        await fold.ledger(lines)
+        await connection.execute("COMMIT")
+        self._meter.add(metrics.IDENTITY_DROPPED, dropped)
+        return Applied(
+            stored=sum(line.stored for line in lines),
+            duplicate=sum(line.duplicate for line in lines),
+            quarantined=sum(line.quarantined for line in lines),
+            held=sum(line.held for line in lines),
+            conflicts=conflicts,
+        )
+
+    async def _prepare(self, connection: Connection, effects: Effects, window: dedup.Window) -> None:
+        """Outside the transaction: the position's row and the day partitions that the rows fall into."""
+        if effects.partition not in self._known.started:
+            await connection.execute(sql("start_partition"), effects.partition)
+            self._known.started.add(effects.partition)
+        for tenant, hour in effects.accepted:
+            day, home = day_of(hour), self._known.home(tenant)
+            for parent in ("event", "seen") if day >= window.keeps else ("event",):
+                if (home, parent, day) not in self._known.days:
+                    await connection.execute(sql("make_day"), home, parent, day)
+                    self._known.days.add((home, parent, day))
+
+    async def _check(self, connection: Connection, apply: Apply, counted: tally.Tally) -> frozenset[TenantId]:
+        """Door two: the tenants that it refuses. Raises _Stale when a tenant lives in another schema than we thought."""
+        claimed = tally.claimed(apply.effects, counted)
+        tenants = sorted({*claimed, *(record.tenant for record in apply.effects.held)})
+        if not tenants:
+            return frozenset()
+        rows = await connection.fetch(sql("owned"), tenants)
+        if any(self._known.home(row["tenant"]) != row["home"] for row in rows):
+            raise _Stale
+        return own.fenced(apply.claim, claimed, {row["tenant"]: _ownership(row) for row in rows})
+
+    async def _learn_homes(self, connection: Connection) -> None:
+        rows = await connection.fetch(sql("ownerships"))
+        self._known.homes = {TenantId(row["tenant"]): row["home"] for row in rows if row["home"] != SHARED}
+
+
+@dataclass(frozen=True, slots=True)
+class _Fold:
+    """The storing part of one apply transaction, a method per class of rows, schema by schema."""
+
+    connection: Connection
+    known: _Known
+    effects: Effects
+    now: Micros
+    window: dedup.Window
+
+    async def rows(self) -> tuple[dict[tally.TenantHour, int], int]:
+        """(new rows per tenant-hour, conflicts)."""
+        if not self.effects.rows:
+            return {}, 0
+        firsts, repeats = dedup.unique(self.effects.rows)
+        await self.connection.copy_records_to_table("staging", records=firsts, columns=_COLUMNS)
+        parts = self.known.split(firsts) if self.known.homes else [(SHARED, firsts)]
+        stored: dict[tally.TenantHour, int] = {}
+        conflicts = 0
+        for home, rows in parts:
+            only = None if len(parts) == 1 else sorted({row.tenant for row in rows})
+            new = await self._store_rows(home, only)
+            again = [row for row in repeats if self.known.home(row.tenant) == home]
+            if sum(new.values()) < len(rows) or again:
+                conflicts += await self._conflicts(home, [*rows, *again])
+            stored.update(new)
+        return stored, conflicts
+
+    async def _store_rows(self, home: str, only: list[TenantId] | None) -> dict[tally.TenantHour, int]:
+        try:
+            found = await self.connection.fetch(
+                sql("store_rows", home), self.effects.partition, self.now, only, self.window.begins, self.window.keeps, SEEN_WINDOW_DAYS
+            )
+        except (asyncpg.CheckViolationError, asyncpg.UndefinedTableError) as error:
+            raise _Stale from error
+        return {(TenantId(row["tenant"]), Micros(row["hour"])): row["events"] for row in found}
+
+    async def _conflicts(self, home: str, rows: list[EventRow]) -> int:
+        days = [day_of(row.received_at) for row in rows]
+        found = await self.connection.fetch(
+            sql("first_hashes", home),
+            [row.tenant for row in rows],
+            [row.message_id for row in rows],
+            days,
+            self.window.begins,
+            SEEN_WINDOW_DAYS,
+        )
+        return sum(hashed is not None and hashed != rows[n - 1].content_hash for n, hashed in found)
+
+    async def dead_letters(self) -> None:
+        """A text that PostgreSQL cannot keep is shown with a replacement character: the payload keeps the bytes."""
+        for home, letters in self.known.split(self.effects.dead_letters):
+            letters.sort(key=lambda letter: (letter.tenant, letter.offset, letter.ordinal))
+            tenants, received, offsets, ordinals, ids, reasons, details, payloads = zip(*letters, strict=True)
+            texts = ([text.replace("\0", "\ufffd") for text in column] for column in (ids, reasons, details))
+            await self.connection.execute(
+                sql("store_dead_letters", home), self.effects.partition, self.now, tenants, offsets, ordinals, received, *texts, payloads
+            )
+
+    async def held(self) -> None:
+        """Held records."""
+        for home, records in self.known.split(self.effects.held):
+            tenants, received, offsets, events, bodies = zip(*sorted(records), strict=True)
+            await self.connection.execute(
+                sql("store_held", home), self.effects.partition, self.now, tenants, offsets, received, events, bodies
+            )
+
+    async def latest_traits(self) -> None:
+        """The latest of each trait."""
+        for home, claims in self.known.split(traits.latest(self.effects.traits).values()):
+            await self.connection.execute(sql("store_traits", home), *zip(*claims, strict=True))
+
+    async def identities(self) -> int:
+        """Returns how many claims were dropped. Locks a tenant's graph only when a claim brings something new."""
+        dropped = 0
+        for home, claims in self.known.split(sorted(set(self.effects.identities))):
+            by_tenant: dict[TenantId, list[tuple[str, str]]] = {}
+            for claim in claims:
+                by_tenant.setdefault(claim.tenant, []).append((claim.left, claim.right))
+            known = await self._components("known_nodes", home, by_tenant)
+            fresh = {tenant: pairs for tenant, pairs in by_tenant.items() if identity.news(known.get(tenant, {}), pairs)}
+            for tenant in fresh:
+                await self.connection.execute(sql("lock_tenant"), tenant)
+            if fresh:
+                dropped += await self._merge(home, fresh)
+        return dropped
+
+    async def _merge(self, home: str, claims: dict[TenantId, list[tuple[str, str]]]) -> int:
+        known = await self._components("touched_components", home, claims)
+        dropped = 0
+        changed: list[tuple[str, str, str]] = []
+        for tenant, pairs in claims.items():
+            merged = identity.merge(known.get(tenant, {}), pairs)
+            dropped += merged.dropped
+            changed += [(tenant, node, component) for node, component in merged.changed.items()]
+        if changed:
+            await self.connection.execute(sql("store_nodes", home), *zip(*sorted(changed), strict=True))
+        return dropped
+
+    async def _components(self, query: str, home: str, claims: dict[TenantId, list[tuple[str, str]]]) -> dict[TenantId, dict[str, str]]:
+        asked = sorted({(tenant, node) for tenant, pairs in claims.items() for pair in pairs for node in pair})
+        found: dict[TenantId, dict[str, str]] = {}
+        for tenant, node, component in await self.connection.fetch(sql(query, home), *zip(*asked, strict=True)):
+            found.setdefault(tenant, {})[node] = component
+        return found
+
+    async def ledger(self, lines: Sequence[tally.Line]) -> None:
+        """Adds the lines."""
+        for home, part in self.known.split(lines):
+            columns = zip(*((o.tenant, o.hour, o.stored, o.duplicate, o.quarantined, o.held) for o in part), strict=True)
+            await self.connection.execute(sql("store_ledger", home), *columns)
+
+
+def _ownership(row: asyncpg.Record) -> Ownership:
+    return Ownership(TenantId(row["tenant"]), Epoch(row["epoch"]), row["state"])

@@ -1,0 +1,259 @@
+-- Every statement of the store, by name. `{home}` is the quoted tenant schema. Loaded by cells/storage/sql/__init__.py.
+
+-- name: staging
+-- Where COPY goes, since it is refused on a table with row-level security: private to the session, emptied at each commit.
+CREATE TEMPORARY TABLE IF NOT EXISTS staging (
+    tenant       text COLLATE "C",
+    message_id   text COLLATE "C",
+    received_at  bigint,
+    event_at     bigint,
+    type         text,
+    name         text,
+    user_id      text,
+    anonymous_id text,
+    group_id     text,
+    source       text,
+    cell         text,
+    epoch        bigint,
+    log_offset   bigint,
+    ordinal      int,
+    content_hash bigint,
+    payload      json
+) ON COMMIT DELETE ROWS
+
+-- name: positions
+-- The next offset of each partition.
+SELECT partition, next_offset FROM cell.position WHERE next_offset > 0
+
+-- name: position
+-- The next offset of one partition.
+SELECT next_offset FROM cell.position WHERE partition = $1
+
+-- name: start_partition
+-- A partition's first row, so that the compare-and-set has something to compare with.
+INSERT INTO cell.position (partition, next_offset) VALUES ($1, 0) ON CONFLICT DO NOTHING
+
+-- name: advance
+-- The compare-and-set: (partition, expected, next). No row means that somebody else was there first.
+UPDATE cell.position SET next_offset = $3 WHERE partition = $1 AND next_offset = $2 RETURNING next_offset
+
+-- name: owned
+-- The ownership rows of some tenants, held still until the transaction ends.
+SELECT tenant, epoch, state, home FROM cell.ownership WHERE tenant = ANY ($1::text[]) ORDER BY tenant FOR SHARE
+
+-- name: ownerships
+-- All ownership rows.
+SELECT tenant, epoch, state, home FROM cell.ownership
+
+-- name: own
+-- Records what the directory says; an ownership only grows. The condition repeats cells.storage.own, for races.
+INSERT INTO cell.ownership AS o (tenant, epoch, state)
+SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[]) AS new (tenant, epoch, state) ORDER BY new.tenant
+ON CONFLICT (tenant) DO UPDATE SET epoch = excluded.epoch, state = excluded.state
+WHERE excluded.epoch > o.epoch OR (excluded.epoch = o.epoch AND excluded.state = 'released')
+
+-- name: dedicate
+-- Makes a tenant's own schema and returns its name.
+SELECT cell.dedicate($1)
+
+-- name: settle
+-- Points a tenant to its own schema, unless the shared one keeps rows of it already.
+UPDATE cell.ownership o SET home = $2
+WHERE tenant = $1 AND home = 'tenants'
+  AND NOT EXISTS (SELECT FROM tenants.event e WHERE e.tenant = $1)
+  AND NOT EXISTS (SELECT FROM tenants.trait t WHERE t.tenant = $1)
+  AND NOT EXISTS (SELECT FROM tenants.node n WHERE n.tenant = $1)
+
+-- name: make_day
+-- Makes the partition of (schema, event or seen, day).
+SELECT cell.make_day($1, $2, $3)
+
+-- name: maintain
+-- Makes partitions ahead of today and drops the days of `seen` before the second argument.
+SELECT cell.maintain($1, $2)
+
+-- name: store_rows
+-- From staging into event and seen: (partition, stored_at, tenants or null for all, first day that `seen` decides about, first
+-- day that `seen` keeps, days of the window). Staging holds each message id once, in key order, so that two applies that
+-- share ids wait for each other in the same order. Answers with what was new, per tenant and received hour.
+WITH fresh AS (
+    SELECT s.*, date '1970-01-01' + ((s.received_at - mod(mod(s.received_at, 86400000000) + 86400000000, 86400000000)) / 86400000000)::int AS received_day
+    FROM staging s
+    WHERE $3::text[] IS NULL OR s.tenant = ANY ($3)
+), stored AS (
+    INSERT INTO {home}.event (
+        tenant, message_id, received_day, received_at, event_at, stored_at, epoch, log_offset, content_hash, partition, ordinal,
+        type, name, user_id, anonymous_id, group_id, source, cell, payload
+    )
+    SELECT tenant, message_id, received_day, received_at, event_at, $2::bigint, epoch, log_offset, content_hash, $1::int, ordinal,
+           type, name, user_id, anonymous_id, group_id, source, cell, payload
+    FROM fresh f
+    WHERE f.received_day < $4::date OR NOT EXISTS (
+        SELECT FROM {home}.seen
+        WHERE seen.tenant = f.tenant AND seen.message_id = f.message_id
+          AND seen.seen_day BETWEEN f.received_day - $6::int AND f.received_day + $6::int
+    )
+    ON CONFLICT DO NOTHING
+    RETURNING tenant, message_id, received_day, received_at, content_hash
+), remembered AS (
+    INSERT INTO {home}.seen (tenant, message_id, seen_day, content_hash)
+    SELECT tenant, message_id, received_day, content_hash FROM stored WHERE received_day >= $5::date
+    ON CONFLICT DO NOTHING
+)
+SELECT tenant, received_at - mod(mod(received_at, 3600000000) + 3600000000, 3600000000) AS hour, count(*) AS events
+FROM stored GROUP BY 1, 2
+
+-- name: first_hashes
+-- The content hash of the first write of each (tenant, message id, received day), by rule 1, else by rule 2; (tenants, ids, days,
+-- first day that `seen` decides about, days of the window). Asked only when an apply met duplicates.
+SELECT asked.n, coalesce(
+    (SELECT e.content_hash FROM {home}.event e
+     WHERE e.tenant = asked.tenant AND e.message_id = asked.message_id AND e.received_day = asked.day),
+    (SELECT s.content_hash FROM {home}.seen s
+     WHERE asked.day >= $4::date AND s.tenant = asked.tenant AND s.message_id = asked.message_id
+       AND s.seen_day BETWEEN asked.day - $5::int AND asked.day + $5::int
+     ORDER BY s.seen_day LIMIT 1)
+) AS content_hash
+FROM unnest($1::text[], $2::text[], $3::date[]) WITH ORDINALITY AS asked (tenant, message_id, day, n)
+
+-- name: store_traits
+-- Last writer by (at, message_id), ties by value, so that any order of the same claims ends the same.
+INSERT INTO {home}.trait AS t (tenant, node, name, value, at, message_id)
+SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[])
+ON CONFLICT (tenant, node, name) DO UPDATE SET value = excluded.value, at = excluded.at, message_id = excluded.message_id
+WHERE (excluded.at, excluded.message_id, excluded.value) > (t.at, t.message_id, t.value)
+
+-- name: store_dead_letters
+-- Dead letters; one of the same log position is the same one again.
+INSERT INTO {home}.dead_letter (tenant, partition, log_offset, ordinal, received_at, message_id, reason, detail, payload, stored_at)
+SELECT d.tenant, $1::int, d.log_offset, d.ordinal, d.received_at, d.message_id, d.reason, d.detail, d.payload, $2::bigint
+FROM unnest($3::text[], $4::bigint[], $5::int[], $6::bigint[], $7::text[], $8::text[], $9::text[], $10::bytea[])
+    AS d (tenant, log_offset, ordinal, received_at, message_id, reason, detail, payload)
+ON CONFLICT DO NOTHING
+
+-- name: store_held
+-- Held records; one of the same log position is the same one again.
+INSERT INTO {home}.held (tenant, partition, log_offset, received_at, events, record, stored_at)
+SELECT h.tenant, $1::int, h.log_offset, h.received_at, h.events, h.record, $2::bigint
+FROM unnest($3::text[], $4::bigint[], $5::bigint[], $6::int[], $7::bytea[]) AS h (tenant, log_offset, received_at, events, record)
+ON CONFLICT DO NOTHING
+
+-- name: store_ledger
+-- Adds to the right side of the ledger.
+INSERT INTO {home}.ledger AS l (tenant, hour, stored, duplicate, quarantined, held)
+SELECT * FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[])
+ON CONFLICT (tenant, hour) DO UPDATE SET
+    stored = l.stored + excluded.stored, duplicate = l.duplicate + excluded.duplicate,
+    quarantined = l.quarantined + excluded.quarantined, held = l.held + excluded.held
+
+-- name: ledger
+-- Every tenant-hour of one schema.
+SELECT tenant, hour, stored, duplicate, quarantined, held FROM {home}.ledger
+
+-- name: known_nodes
+-- The components of some nodes: (tenants, nodes).
+SELECT n.tenant, n.node, n.component
+FROM unnest($1::text[], $2::text[]) AS asked (tenant, node) JOIN {home}.node n USING (tenant, node)
+
+-- name: lock_tenant
+-- Until the transaction ends, nobody else changes the identity graph of the tenant.
+SELECT pg_advisory_xact_lock(hashtextextended('dataflow.identity.' || $1, 0))
+
+-- name: touched_components
+-- All members of the components of some nodes: (tenants, nodes).
+SELECT m.tenant, m.node, m.component
+FROM (
+    SELECT DISTINCT n.tenant, n.component
+    FROM unnest($1::text[], $2::text[]) AS asked (tenant, node) JOIN {home}.node n USING (tenant, node)
+) AS touched JOIN {home}.node m USING (tenant, component)
+
+-- name: store_nodes
+-- Nodes in their new components.
+INSERT INTO {home}.node (tenant, node, component)
+SELECT * FROM unnest($1::text[], $2::text[], $3::text[])
+ON CONFLICT (tenant, node) DO UPDATE SET component = excluded.component
+
+-- name: home
+-- The schema of the current tenant.
+SELECT home FROM cell.ownership WHERE tenant = $1
+
+-- name: list_events
+-- A page, newest first: (tenant, since, until, type, name, user, anonymous, source, cursor's time, cursor's id, limit).
+SELECT * FROM {home}.event
+WHERE tenant = $1 AND event_at >= $2 AND event_at < $3
+  AND ($4::text IS NULL OR type = $4) AND ($5::text IS NULL OR name = $5)
+  AND ($6::text IS NULL OR anonymous_id = $6) AND ($7::text IS NULL OR source = $7)
+  AND ($8::bigint IS NULL OR (event_at, message_id) < ($8, $9::text))
+ORDER BY event_at DESC, message_id DESC LIMIT $10
+
+-- name: list_events_of_user
+-- The same for one user, by that user's index; $11 is the user.
+SELECT * FROM {home}.event
+WHERE tenant = $1 AND user_id = $11 AND event_at >= $2 AND event_at < $3
+  AND ($4::text IS NULL OR type = $4) AND ($5::text IS NULL OR name = $5)
+  AND ($6::text IS NULL OR anonymous_id = $6) AND ($7::text IS NULL OR source = $7)
+  AND ($8::bigint IS NULL OR (event_at, message_id) < ($8, $9::text))
+ORDER BY event_at DESC, message_id DESC LIMIT $10
+
+-- name: count_events
+-- Events per bucket: (tenant, since, until, type, name, anonymous, source, user, bucket in microseconds).
+SELECT event_at - mod(mod(event_at, $9::bigint) + $9::bigint, $9::bigint) AS start, count(*) AS events
+FROM {home}.event
+WHERE tenant = $1 AND event_at >= $2 AND event_at < $3
+  AND ($4::text IS NULL OR type = $4) AND ($5::text IS NULL OR name = $5)
+  AND ($6::text IS NULL OR anonymous_id = $6) AND ($7::text IS NULL OR source = $7)
+  AND ($8::text IS NULL OR user_id = $8)
+GROUP BY 1 ORDER BY 1
+
+-- name: get_event
+-- One event: (tenant, message id). Were it stored twice, far apart, the first one received.
+SELECT * FROM {home}.event WHERE tenant = $1 AND message_id = $2 ORDER BY received_day LIMIT 1
+
+-- name: members
+-- The nodes of the component of a node, none when nobody claimed it: (tenant, node).
+SELECT node FROM {home}.node
+WHERE tenant = $1 AND component = (SELECT component FROM {home}.node WHERE tenant = $1 AND node = $2)
+
+-- name: traits
+-- The traits of some nodes: (tenant, nodes).
+SELECT tenant, node, name, value, at, message_id FROM {home}.trait WHERE tenant = $1 AND node = ANY ($2::text[])
+
+-- name: get_dead_letter
+-- The latest dead letter of a message id: (tenant, message id).
+SELECT partition, log_offset, ordinal, reason FROM {home}.dead_letter
+WHERE tenant = $1 AND message_id = $2 ORDER BY received_at DESC, log_offset DESC LIMIT 1
+
+-- name: audit_last
+-- The last entry of a chain.
+SELECT * FROM cell.audit WHERE chain = $1 ORDER BY seq DESC LIMIT 1
+
+-- name: audit_append
+-- Entries of one chain; a sequence number that is taken means that another process writes the same chain.
+INSERT INTO cell.audit (chain, seq, at, actor, tenant, action, question, prev_hash, hash)
+SELECT $1::text, * FROM unnest($2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bytea[], $9::bytea[])
+
+-- name: audit_read
+-- A stretch of a chain: (chain, after, limit).
+SELECT * FROM cell.audit WHERE chain = $1 AND seq > $2 ORDER BY seq LIMIT $3
+
+-- name: migrate_lock
+-- One migration at a time in this database.
+SELECT pg_advisory_xact_lock(7305001)
+
+-- name: migrate_begin
+-- Where migrations are recorded; the only thing that is there before the first of them.
+CREATE SCHEMA IF NOT EXISTS cell;
+CREATE TABLE IF NOT EXISTS cell.schema_version (
+    version    int PRIMARY KEY,
+    name       text NOT NULL,
+    checksum   text NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT now()
+)
+
+-- name: migrate_done
+-- What was applied.
+SELECT version, checksum FROM cell.schema_version ORDER BY version
+
+-- name: migrate_record
+-- One more was applied: (version, name, checksum).
+INSERT INTO cell.schema_version (version, name, checksum) VALUES ($1, $2, $3)
