@@ -1,0 +1,74 @@
+"""Placement table -> checked snapshot. One change renders its shards alone; everything else is the same objects as before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from kernel.errors import Failure, Reason
+from kernel.ids import TenantId
+from router.placement.table import Table
+from router.xds import render
+from router.xds.ir import SHARDS, Edge
+from router.xds.listener import NAME, NO_SHARD, listener
+from router.xds.lower import lower, relower
+from router.xds.snapshot import CDS, EDS, LDS, RDS, SRDS, Resource, Snapshot, consistent, resource
+from router.xds.upstream import cluster, endpoints, uses_eds
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """Where the edge listens."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A table with what it comes to."""
+
+    table: Table
+    edge: Edge
+    snapshot: Snapshot
+
+
+def compile_whole(table: Table, listen: Listen, before: Compiled | None = None) -> Compiled:
+    """From a whole table; shards that are as `before` are not rendered again. Raises Failure(SNAPSHOT_REFUSED)."""
+    edge = lower(table)
+    types = {
+        CDS: _named(resource(up.cluster, cluster(up)) for up in edge.upstreams),
+        EDS: _named(resource(up.cluster, endpoints(up)) for up in edge.upstreams if uses_eds(up)),
+        LDS: _named([resource(NAME, listener(edge, listen.host, listen.port))]),
+        SRDS: _named(resource(render.scope_name(shard), render.scope(shard)) for shard in (NO_SHARD, *SHARDS)),
+        RDS: _routes(edge, before),
+    }
+    return _checked(Compiled(table, edge, Snapshot(table.revision, types)))
+
+
+def compile_change(before: Compiled, table: Table, changed: Iterable[TenantId]) -> Compiled:
+    """From `before` and the tenants that changed since. Raises Failure(SNAPSHOT_REFUSED)."""
+    edge = relower(before.edge, before.table, table, changed)
+    types = {**before.snapshot.types, RDS: _routes(edge, before)}
+    return _checked(Compiled(table, edge, Snapshot(table.revision, types)))
+
+
+def _routes(edge: Edge, before: Compiled | None) -> dict[str, Resource]:
+    unsharded = render.routes_name(NO_SHARD)
+    rendered = {unsharded: resource(unsharded, render.unsharded())} if before is None else dict(before.snapshot.types[RDS])
+    for shard in SHARDS:
+        if before is None or edge.shards[shard] != before.edge.shards[shard]:
+            name, entries = render.routes_name(shard), edge.shards[shard]
+            rendered[name] = resource(name, render.routes(shard, entries), render.clusters(entries))
+    return rendered
+
+
+def _named(resources: Iterable[Resource]) -> dict[str, Resource]:
+    return {one.name: one for one in resources}
+
+
+def _checked(compiled: Compiled) -> Compiled:
+    problems = consistent(compiled.snapshot, compiled.edge)
+    if problems:
+        raise Failure(Reason.SNAPSHOT_REFUSED, problems[0])
+    return compiled

@@ -1,0 +1,99 @@
+-- Finds a request's credential, refuses what the headers alone forbid, and names the entry of the route table to look up.
+-- Raw keys go no further than this filter and the cell. Generated in front of this file: sha256, and the values ZONE (string),
+-- FOREIGN (zone -> {location, body, message, details}), ELSEWHERE, NO_CREDENTIAL ({status, grpc, body, message, details}).
+local KEY_CHARS_MAX = 512
+local ZONE_CHARS_MAX = 15
+
+local SIXBIT = {}
+do
+  local alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+  for i = 1, 64 do SIXBIT[alphabet:byte(i)] = i - 1 end
+end
+
+local function base64_decode(text)
+  local out, acc, bits = {}, 0, 0
+  for i = 1, #text do
+    local byte = text:byte(i)
+    local value = SIXBIT[byte]
+    if value then
+      acc = bit.bor(bit.lshift(bit.band(acc, 0xffff), 6), value)
+      bits = bits + 6
+      if bits >= 8 then
+        bits = bits - 8
+        out[#out + 1] = string.char(bit.band(bit.rshift(acc, bits), 255))
+      end
+    elseif byte ~= 61 then
+      return nil
+    end
+  end
+  return table.concat(out)
+end
+
+-- The user name of Basic, its colon optional; the token of Bearer.
+local function from_authorization(value)
+  local scheme, rest = value:match("^(%a+) +(%S+)%s*$")
+  if not scheme or #rest > KEY_CHARS_MAX * 2 then return nil end
+  scheme = scheme:lower()
+  if scheme == "bearer" then return rest end
+  if scheme ~= "basic" then return nil end
+  local decoded = base64_decode(rest)
+  if not decoded then return nil end
+  local colon = decoded:find(":", 1, true)
+  return colon and decoded:sub(1, colon - 1) or decoded
+end
+
+local function is_key(text)
+  return text ~= nil and text:find("^[wr]k_") ~= nil
+end
+
+-- The text whose hash is looked up and the zone that it claims (nil: none); nil when there is no credential.
+local function credential(headers)
+  local key = headers:get("x-api-key")
+  if not key or key == "" then
+    local value = headers:get("authorization")
+    key = value and from_authorization(value)
+  end
+  if key == "" then key = nil end
+  local slug = not is_key(key) and (headers:get(":path") or ""):match("^/s/([a-z0-9%-]+)/v1/")
+  if slug and #slug <= KEY_CHARS_MAX then
+    local zone = slug:match("^([a-z][a-z0-9%-]*)%-[a-z2-7]+$")
+    return "s:" .. slug, FOREIGN[zone] and zone or nil
+  end
+  if not key or #key > KEY_CHARS_MAX then return nil end
+  local zone = key:match("^[wr]k_([a-z][a-z0-9%-]*)_")
+  if zone and #zone > ZONE_CHARS_MAX then zone = nil end
+  return key, zone
+end
+
+local function refuse(handle, grpc, answer, location)
+  local headers = { ["x-residency-endpoint"] = answer.endpoint }
+  if grpc then
+    headers[":status"] = "200"
+    headers["grpc-status"] = answer.grpc
+    headers["grpc-status-details-bin"] = answer.details
+    handle:respond(headers, answer.message)
+    return
+  end
+  headers[":status"] = answer.status
+  headers["content-type"] = "application/json"
+  headers["location"] = location
+  handle:respond(headers, answer.body)
+end
+
+function envoy_on_request(handle)
+  local headers = handle:headers()
+  local path = headers:get(":path") or ""
+  if path == "/healthz" then return end
+  local grpc = (headers:get("content-type") or ""):sub(1, 16) == "application/grpc"
+  local text, zone = credential(headers)
+  if not text then return refuse(handle, grpc, NO_CREDENTIAL) end
+  if zone and zone ~= ZONE then
+    local foreign = FOREIGN[zone]
+    if not foreign then return refuse(handle, grpc, ELSEWHERE) end
+    return refuse(handle, grpc, foreign, foreign.endpoint .. path)
+  end
+  local hash = sha256(text)
+  headers:replace("x-dataflow-lookup", hash .. (grpc and "/grpc" or "/http"))
+  headers:replace("x-dataflow-shard", hash:sub(1, 2))
+  handle:clearRouteCache()
+end
