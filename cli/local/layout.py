@@ -28,7 +28,10 @@ Kind = Literal["postgres", "directory", "cell", "agent", "envoy", "endpoint"]
 
 @dataclass(frozen=True)
 class Place:
-    """One process: its kind, whose it is, where its files lie, its main port, what must be ready before it."""
+    """One process: its kind, whose it is, where its files lie, its main port, what must be ready before it.
+
+    Cells and agents do not wait for the directory: from the second start on they serve from their own snapshots without it.
+    """
 
     name: str
     kind: Kind
@@ -76,19 +79,18 @@ class Layout:
             log = folder / "logs" / f"{name.replace('/', '-')}.log"
             return Place(name, kind, zone, owner, folder / where, log, self.ports[port], after)
 
-        directory = f"directory/{zone}"
         found = [
             place(f"postgres/{zone}", "postgres", "directory/postgres", f"directory-postgres/{zone}"),
-            place(directory, "directory", "directory", f"directory-grpc/{zone}", f"postgres/{zone}"),
+            place(f"directory/{zone}", "directory", "directory", f"directory-grpc/{zone}", f"postgres/{zone}"),
         ]
         for cell in self.fleet.cells_of(zone):
             where = f"cells/{cell.name}"
             found.append(place(f"postgres/{cell.name}", "postgres", f"{where}/postgres", f"cell-postgres/{cell.name}"))
-            found.append(place(f"cell/{cell.name}", "cell", where, f"cell-grpc/{cell.name}", f"postgres/{cell.name}", directory))
+            found.append(place(f"cell/{cell.name}", "cell", where, f"cell-grpc/{cell.name}", f"postgres/{cell.name}"))
         edges = []
         for region in self.regions_of(zone):
             where = f"regions/{region}"
-            found.append(place(f"agent/{region}", "agent", where, f"agent-xds/{region}", directory))
+            found.append(place(f"agent/{region}", "agent", where, f"agent-xds/{region}"))
             found.append(place(f"envoy/{region}", "envoy", where, f"edge/{region}", f"agent/{region}"))
             edges.append(f"envoy/{region}")
         found.append(place(f"endpoint/{zone}", "endpoint", "endpoint", f"zone/{zone}", *edges))

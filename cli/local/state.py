@@ -10,7 +10,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -79,14 +79,21 @@ class StateFolder:
             os.close(lock)
         return None
 
-    def write_ports(self, ports: Mapping[str, int], cells: tuple[str, ...], port_base: int) -> None:
+    def write_ports(self, ports: Mapping[str, int], cells: tuple[str, ...], port_base: int, postgres_url: str = "") -> None:
         """`ports.json`: the port map, and what was started."""
+        if postgres_url:
+            path = self.path / "postgres-url"
+            path.touch(mode=0o600)
+            path.write_text(postgres_url)
+        else:
+            (self.path / "postgres-url").unlink(missing_ok=True)
         self._write("ports.json", {"port_base": port_base, "cells": cells, "ports": dict(ports)})
 
-    def started(self) -> tuple[int, tuple[str, ...]]:
-        """(port base, cell names) of the fleet that was last started here. Raises Unable when there was none."""
+    def started(self) -> tuple[int, tuple[str, ...], str]:
+        """(port base, cell names, URL of a foreign PostgreSQL or "") of the fleet last started here. Raises Unable when there was none."""
         found = self._read("ports.json")
-        return int(found["port_base"]), tuple(found["cells"])
+        url = self.path / "postgres-url"
+        return int(found["port_base"]), tuple(found["cells"]), url.read_text() if url.exists() else ""
 
     def write_processes(self, statuses: Mapping[str, Status]) -> None:
         """`processes.json`, after every change."""
@@ -104,7 +111,11 @@ class StateFolder:
         """The zone's Ed25519 private key, 64 hex digits."""
         return self.keep(zone, "signing-key", lambda: Ed25519PrivateKey.generate().private_bytes_raw().hex())
 
-    def keep(self, zone: str, name: str, make: Any) -> str:
+    def has(self, zone: str, name: str) -> bool:
+        """Whether the secret exists."""
+        return (self.path / "zones" / zone / "secrets" / name).exists()
+
+    def keep(self, zone: str, name: str, make: Callable[[], str]) -> str:
         """The secret `name`; `make()` is called and its answer stored when there is none. Two callers at once get one value."""
         folder = self.path / "zones" / zone / "secrets"
         path = folder / name

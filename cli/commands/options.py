@@ -1,0 +1,50 @@
+"""Options that several commands share, and how they find a fleet."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from cli.errors import Unable
+from cli.local.access import Access, attach
+from cli.local.state import default_folder
+
+Answer = TypeVar("Answer")
+
+state_option = click.option(
+    "--state",
+    type=click.Path(path_type=Path, file_okay=False, resolve_path=True),
+    default=default_folder,
+    show_default="/var/lib/dataflow for root, else ~/.local/state/dataflow",
+    envvar="DATAFLOW_STATE",
+    help="State directory of the fleet.",
+)
+
+
+def run(make: Callable[[], Coroutine[Any, Any, Answer]]) -> Answer:
+    """Runs a command's coroutine. Ctrl-C ends it with exit code 130."""
+    try:
+        return asyncio.run(make())
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+def running(state: Path) -> Access:
+    """The fleet that runs in `state`. Raises Unable when none does."""
+    access = attach(state)
+    if access.state.holder() is None:
+        raise Unable(f"no fleet runs in {state}", "start it with `dataflow up`")
+    return access
+
+
+async def zone_of_tenant(access: Access, tenant: str) -> str:
+    """The residency zone that the tenant lives in, as the directories say. Raises Unable when none knows it."""
+    for zone in access.zones():
+        async with access.directory(zone) as directory:
+            if any(found.name == tenant for found in await directory.list_tenants()):
+                return zone
+    raise Unable(f"there is no tenant {tenant}", "`dataflow tenants list` shows all, `dataflow tenants create` makes one")

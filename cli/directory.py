@@ -1,0 +1,80 @@
+"""A client of a zone's directory (`dataflow.routing.v1.RouterService`), with an operator's token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Final, Self
+
+import grpc
+import grpc.aio
+
+from cli.errors import Unable
+from dataflow.routing.v1 import routing_pb2 as pb
+from dataflow.routing.v1 import routing_pb2_grpc
+
+CALL_SECONDS: Final = 10.0
+
+
+class Directory:
+    """`async with Directory("127.0.0.1:7420", token) as directory`. Every method raises Unable with the directory's own words."""
+
+    def __init__(self, address: str, token: str) -> None:
+        self._address = address
+        self._channel = grpc.aio.insecure_channel(address)
+        self._stub = routing_pb2_grpc.RouterServiceStub(self._channel)
+        self._metadata = (("authorization", f"Bearer {token}"),)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self._channel.close()
+
+    async def create_tenant(
+        self, name: str, *, pinned_cell: str = "", dedicated_schema: bool = False, plan: pb.Plan | None = None
+    ) -> pb.Tenant:
+        """A new tenant, placed by the directory unless pinned."""
+        request = pb.CreateTenantRequest(name=name, pinned_cell=pinned_cell, dedicated_schema=dedicated_schema, plan=plan)
+        answer: pb.Tenant = await self._call(self._stub.CreateTenant, request)
+        return answer
+
+    async def list_tenants(self) -> Sequence[pb.Tenant]:
+        """All tenants of the zone in name order."""
+        answer: pb.ListTenantsResponse = await self._call(self._stub.ListTenants, pb.ListTenantsRequest())
+        return answer.tenants
+
+    async def create_source(self, tenant: str, name: str) -> tuple[pb.Source, str]:
+        """A new source and its write key, which nobody can show again."""
+        answer: pb.CreateSourceResponse = await self._call(self._stub.CreateSource, pb.CreateSourceRequest(tenant=tenant, name=name))
+        return answer.source, answer.write_key
+
+    async def create_read_key(self, tenant: str) -> str:
+        """A new read key of the tenant, which nobody can show again."""
+        answer: pb.CreateReadKeyResponse = await self._call(self._stub.CreateReadKey, pb.CreateReadKeyRequest(tenant=tenant))
+        return answer.read_key
+
+    async def resolve(self, tenant: str) -> pb.ResolveResponse:
+        """Where the tenant lives."""
+        answer: pb.ResolveResponse = await self._call(self._stub.Resolve, pb.ResolveRequest(tenant=tenant))
+        return answer
+
+    async def revoke_key(self, key_hash: str) -> int:
+        """The revision from which on the key is refused."""
+        answer: pb.RevokeKeyResponse = await self._call(self._stub.RevokeKey, pb.RevokeKeyRequest(hash=key_hash))
+        return answer.revision
+
+    async def _call(self, method: Any, request: object) -> Any:
+        try:
+            return await method(request, metadata=self._metadata, timeout=CALL_SECONDS, wait_for_ready=False)
+        except grpc.aio.AioRpcError as error:
+            raise Unable(*explain(error, f"the directory at {self._address}")) from error
+
+
+def explain(error: grpc.aio.AioRpcError, who: str) -> tuple[str, str]:
+    """(problem, remedy) of a failed call."""
+    if error.code() is grpc.StatusCode.UNAVAILABLE:
+        return f"{who} cannot be reached ({error.details()})", "is the fleet running? `dataflow status` tells, `dataflow up` starts it"
+    if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return f"{who} did not answer in time", "see `dataflow status`"
+    return f"{who} says: {error.details()} ({error.code().name})", ""

@@ -1,0 +1,84 @@
+"""How to reach a fleet that runs (or ran) in a state directory: endpoints, database URLs, tokens, keys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cli.directory import Directory
+from cli.errors import Unable
+from cli.local.layout import Layout, lay_out, select
+from cli.local.postgres import Postgres
+from cli.local.state import StateFolder
+from gitops.fleet import FLEET
+from kernel.ids import ZoneName
+from kernel.residency import Fleet
+
+
+@dataclass(frozen=True)
+class Access:
+    """Reads the layout and the secrets; starts nothing."""
+
+    layout: Layout
+    state: StateFolder
+    postgres_url: str = ""
+
+    def zones(self) -> tuple[ZoneName, ...]:
+        """The fleet's zones in name order."""
+        return tuple(sorted(self.layout.fleet.zones))
+
+    def zone_endpoint(self, zone: str) -> str:
+        """`http://127.0.0.1:<port>` of the zone's endpoint. HTTP and gRPC are on the same port."""
+        return f"http://{self.zone_address(zone)}"
+
+    def zone_address(self, zone: str) -> str:
+        """`127.0.0.1:<port>`, for gRPC channels."""
+        return f"127.0.0.1:{self.layout.ports[f'zone/{self.zone(zone)}']}"
+
+    def zone(self, name: str) -> ZoneName:
+        """The zone of this name. Raises Unable."""
+        if name not in self.layout.fleet.zones:
+            raise Unable(f"there is no residency zone {name}", f"there are {', '.join(self.zones())}")
+        return ZoneName(name)
+
+    def postgres(self, owner: str) -> Postgres:
+        """The server of a cell, or of a zone's directory when `owner` is a zone. Its `dsn()` is the superuser's."""
+        for place in self.layout.places():
+            if place.kind == "postgres" and place.owner == owner:
+                return Postgres(place.folder, place.port, self.state.secret(place.zone, f"postgres-{owner}"))
+        raise Unable(f"no cell and no zone is called {owner}")
+
+    def admin_dsn(self, owner: str) -> str:
+        """The superuser's URL of the database of a cell, or of a zone's directory."""
+        database = "directory" if owner in self.layout.fleet.zones else "cell"
+        if self.postgres_url:
+            return f"{self.postgres_url.rstrip('/')}/{database}_{owner.replace('-', '_')}"
+        return self.postgres(owner).dsn(database)
+
+    def operator_token(self, zone: str) -> str:
+        """May do everything in the zone's directory."""
+        return self.state.secret(self.zone(zone), "operator-token")
+
+    def follower_token(self, zone: str) -> str:
+        """May watch the zone's placement."""
+        return self.state.secret(self.zone(zone), "follower-token")
+
+    def directory(self, zone: str) -> Directory:
+        """A client of the zone's directory; close it."""
+        return Directory(f"127.0.0.1:{self.layout.ports[f'directory-grpc/{self.zone(zone)}']}", self.operator_token(zone))
+
+    async def read_key(self, zone: str, tenant: str) -> str:
+        """The command line's read key of a tenant, minted when first asked for and kept with the zone's secrets."""
+        name = f"read-key-{tenant}"
+        if not self.state.has(self.zone(zone), name):
+            async with self.directory(zone) as directory:
+                fresh = await directory.create_read_key(tenant)
+            return self.state.keep(zone, name, lambda: fresh)
+        return self.state.keep(zone, name, str)
+
+
+def attach(path: Path, fleet: Fleet = FLEET) -> Access:
+    """The access to the fleet that was last started in `path`. Raises Unable when there was none."""
+    state = StateFolder(path)
+    port_base, cells, postgres_url = state.started()
+    return Access(lay_out(select(fleet, cells), path, port_base), state, postgres_url)

@@ -1,0 +1,132 @@
+"""The environment and command line of every process: the one place that knows the settings' names of router and cells. Pure."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cli.local.layout import Layout, Place
+from kernel.ids import CellId, RegionName, ZoneName
+
+CELL_ROLES: Final = {
+    "log_dsn": "df_log",
+    "owner_dsn": "df_owner",
+    "apply_dsn": "df_apply",
+    "query_dsn": "df_query",
+    "audit_dsn": "df_audit",
+}
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What the layout alone does not know. `dsn(owner, role)` is a database URL, the superuser's for role ""; `inherited` is passed on."""
+
+    layout: Layout
+    dsn: Callable[[str, str], str]
+    secret_file: Callable[[str, str], Path]
+    inherited: Mapping[str, str]
+    otlp_endpoint: str = ""
+    log_level: str = "info"
+
+
+def inherit(environ: Mapping[str, str]) -> dict[str, str]:
+    """What a process takes over from ours: nothing that configures Python, DataFlow or a proxy."""
+    return {name: environ[name] for name in ("PATH", "HOME", "LANG", "TZ", "TMPDIR") if name in environ} | {"PYTHONUNBUFFERED": "1"}
+
+
+def command(place: Place, layout: Layout) -> tuple[str, ...]:
+    """The command line of a Python process. PostgreSQL and Envoy have their own."""
+    python = (sys.executable, "-m")
+    if place.kind == "cell":
+        return (*python, "cells.app", "--role", "all")
+    if place.kind == "directory":
+        return (*python, "router.app", "--role", "directory")
+    if place.kind == "agent":
+        return (*python, "router.app", "--role", "agent")
+    edges = [f"{layout.ports[f'edge/{r}']},{layout.ports[f'edge-admin/{r}']},/ready" for r in layout.regions_of(place.zone)]
+    return (*python, "cli.local.balancer", str(place.port), str(layout.ports[f"zone-status/{place.zone}"]), *edges)
+
+
+def environment(place: Place, ground: Ground) -> dict[str, str]:
+    """All variables of one process."""
+    settings: dict[str, str] = {}
+    if place.kind == "cell":
+        settings = _cell(place, ground)
+    elif place.kind == "directory":
+        settings = _directory(place, ground)
+    elif place.kind == "agent":
+        settings = _agent(place, ground)
+    return {**ground.inherited, **{f"DATAFLOW_{name.upper()}": value for name, value in settings.items()}}
+
+
+def _cell(place: Place, ground: Ground) -> dict[str, str]:
+    cell = ground.layout.fleet.cells[CellId(place.owner)]
+    ports = ground.layout.ports
+    roles = {name: ground.dsn(place.owner, role) for name, role in CELL_ROLES.items()}
+    return {
+        **_follower(place, ground),
+        **roles,
+        "admin_dsn": ground.dsn(place.owner, ""),
+        "cell": cell.name,
+        "region": cell.region,
+        "grpc_address": f"127.0.0.1:{ports[f'cell-grpc/{cell.name}']}",
+        "http_address": f"127.0.0.1:{ports[f'cell-http/{cell.name}']}",
+    }
+
+
+def _follower(place: Place, ground: Ground) -> dict[str, str]:
+    return {
+        "zone": place.zone,
+        "journal_path": str(place.folder / "placement.journal"),
+        "public_key_file": str(ground.secret_file(place.zone, "public-key")),
+        "directory_address": f"127.0.0.1:{ground.layout.ports[f'directory-grpc/{place.zone}']}",
+        "follower_token_file": str(ground.secret_file(place.zone, "follower-token")),
+        "otlp_endpoint": ground.otlp_endpoint,
+        "log_level": ground.log_level,
+    }
+
+
+def _directory(place: Place, ground: Ground) -> dict[str, str]:
+    ports = ground.layout.ports
+    return {
+        "zone": place.zone,
+        "admin_dsn": ground.dsn(place.owner, ""),
+        "grpc_address": f"127.0.0.1:{place.port}",
+        "http_address": f"127.0.0.1:{ports[f'directory-http/{place.zone}']}",
+        "signing_key_file": str(ground.secret_file(place.zone, "signing-key")),
+        "operator_token_file": str(ground.secret_file(place.zone, "operator-token")),
+        "follower_token_file": str(ground.secret_file(place.zone, "follower-token")),
+        "cells": ",".join(_cell_endpoint(ground.layout, cell.name) for cell in ground.layout.fleet.cells_of(place.zone)),
+        "zones": ",".join(f"{zone}={ground.layout.zone_url(zone)}" for zone in sorted(ground.layout.fleet.zones)),
+        "otlp_endpoint": ground.otlp_endpoint,
+        "log_level": ground.log_level,
+    }
+
+
+def _cell_endpoint(layout: Layout, name: CellId) -> str:
+    cell = layout.fleet.cells[name]
+    grpc, http = layout.ports[f"cell-grpc/{name}"], layout.ports[f"cell-http/{name}"]
+    return f"{name}={cell.region}={cell.weight}=127.0.0.1:{grpc}=127.0.0.1:{http}"
+
+
+def _agent(place: Place, ground: Ground) -> dict[str, str]:
+    ports = ground.layout.ports
+    region = RegionName(place.owner)
+    return {
+        **_follower(place, ground),
+        "region": region,
+        "xds_address": f"127.0.0.1:{place.port}",
+        "http_address": f"127.0.0.1:{ports[f'agent-http/{region}']}",
+        "edge_address": f"127.0.0.1:{ports[f'edge/{region}']}",
+        "edge_admin_address": f"127.0.0.1:{ports[f'edge-admin/{region}']}",
+        "bootstrap_path": str(place.folder / "envoy.yaml"),
+    }
+
+
+def zone_of_owner(layout: Layout, owner: str) -> ZoneName:
+    """The zone of a cell, or the zone itself."""
+    cell = layout.fleet.cells.get(CellId(owner))
+    return cell.zone if cell is not None else ZoneName(owner)
