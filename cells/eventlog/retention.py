@@ -1,0 +1,19 @@
+"""Retention: drops what is old, but never what the store has not applied."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from cells.eventlog.log import EventLog
+from kernel.clock import DAY, Micros
+from kernel.limits import LOG_RETENTION_DAYS
+
+
+async def expire(log: EventLog, positions: Mapping[int, int], now: Micros) -> int:
+    """Trims to the retention, or to the oldest record that is not applied, whichever is older. Returns segments dropped."""
+    before = now - LOG_RETENTION_DAYS * DAY
+    for partition, bounds in (await log.bounds()).items():
+        position = max(bounds.first, positions.get(partition, 0))
+        if position < bounds.next and (waiting := await log.fetch(partition, position, 1, 1, 0.0)):
+            before = min(before, waiting[0].appended_at)
+    return await log.trim(Micros(before))
