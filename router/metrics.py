@@ -1,0 +1,104 @@
+"""The metrics of the directory and of the edge agent: all of them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from kernel.metrics import Metric
+
+DIRECTORY_REVISION: Final = Metric(
+    "dataflow_directory_revision",
+    "gauge",
+    "the zone's placement revision",
+    "compare with dataflow_edge_taken_revision: a gap is an edge that lags",
+)
+DIRECTORY_CALLS: Final = Metric(
+    "dataflow_directory_calls_total",
+    "counter",
+    "calls of the directory by method and outcome (OK or a reason)",
+    "STORE_UNAVAILABLE: see the directory's PostgreSQL; UNKNOWN_KEY: somebody tries tokens",
+    ("method", "outcome"),
+)
+DIRECTORY_WATCHERS: Final = Metric(
+    "dataflow_directory_watchers",
+    "gauge",
+    "followers with an open Watch",
+    "fewer than edges and cells: those serve from disk, see their logs",
+)
+DIRECTORY_UPDATES: Final = Metric(
+    "dataflow_directory_updates_sent_total",
+    "counter",
+    "signed updates sent to followers, whole or change",
+    "many whole ones: followers lose their journals or fall far behind",
+    ("kind",),
+)
+EDGE_REVISION: Final = Metric(
+    "dataflow_edge_revision",
+    "gauge",
+    "the revision of the table that the agent holds",
+    "behind the directory's for long: see dataflow_edge_connected",
+)
+EDGE_TAKEN_REVISION: Final = Metric(
+    "dataflow_edge_taken_revision",
+    "gauge",
+    "the newest revision that Envoy acknowledged whole",
+    "behind dataflow_edge_revision: Envoy is down or refuses",
+)
+EDGE_CONNECTED: Final = Metric(
+    "dataflow_edge_connected",
+    "gauge",
+    "1 while the agent follows its directory",
+    "0: the edge serves its last good map; mend the directory",
+)
+EDGE_ENVOYS: Final = Metric("dataflow_edge_envoys", "gauge", "Envoys connected to the agent", "0: Envoy is down or cannot reach the agent")
+EDGE_UPDATES: Final = Metric(
+    "dataflow_edge_updates_total",
+    "counter",
+    "updates taken from the directory, whole or change",
+    "none while the directory moves on: see refused",
+    ("kind",),
+)
+EDGE_UPDATES_REFUSED: Final = Metric(
+    "dataflow_edge_updates_refused_total",
+    "counter",
+    "updates that failed signature, order, size or consistency rules, by reason",
+    "pages: the last good map serves; find who published this",
+    ("reason",),
+)
+EDGE_COMPILE_SECONDS: Final = Metric(
+    "dataflow_edge_compile_seconds",
+    "histogram",
+    "from an update to a checked snapshot",
+    "grows with keys per shard: raise the number of shards",
+)
+EDGE_XDS_ACKS: Final = Metric(
+    "dataflow_edge_xds_acks_total", "counter", "responses that Envoy took, by resource type", "nothing", ("type",)
+)
+EDGE_XDS_NACKS: Final = Metric(
+    "dataflow_edge_xds_nacks_total",
+    "counter",
+    "responses that Envoy refused, by resource type",
+    "pages: the last good configuration serves; /status has Envoy's words",
+    ("type",),
+)
+EDGE_XDS_SENT: Final = Metric(
+    "dataflow_edge_xds_sent_bytes_total",
+    "counter",
+    "bytes pushed to Envoy, by resource type",
+    "far above changes x shard size: something resends",
+    ("type",),
+)
+
+DIRECTORY: Final = (DIRECTORY_REVISION, DIRECTORY_CALLS, DIRECTORY_WATCHERS, DIRECTORY_UPDATES)
+AGENT: Final = (
+    EDGE_REVISION,
+    EDGE_TAKEN_REVISION,
+    EDGE_CONNECTED,
+    EDGE_ENVOYS,
+    EDGE_UPDATES,
+    EDGE_UPDATES_REFUSED,
+    EDGE_COMPILE_SECONDS,
+    EDGE_XDS_ACKS,
+    EDGE_XDS_NACKS,
+    EDGE_XDS_SENT,
+)
