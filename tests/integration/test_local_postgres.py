@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
+import signal
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import asyncpg
@@ -11,7 +14,9 @@ import pytest
 
 from cli.errors import Unable
 from cli.local import binaries
+from cli.local.order import Spec
 from cli.local.postgres import Postgres, check_disk
+from cli.local.supervisor import Supervisor
 from tests.support.postgres import Databases, temporary_folder
 from tests.support.processes import free_port
 
@@ -94,3 +99,34 @@ async def test_each_test_has_databases_of_its_own(postgres: Databases) -> None:
     connection = await asyncpg.connect(second)
     assert await connection.fetchval("SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace") == 0
     await connection.close()
+
+
+async def test_a_killed_server_comes_back_under_the_supervisor(server: Postgres) -> None:
+    """SIGKILL of the postmaster alone, with a session in mid-statement: it is restarted, recovers, and has what was committed."""
+    server.folder.mkdir(mode=0o711)
+    one = Spec(
+        "postgres/x",
+        tuple(server.argv()),
+        server.env(),
+        server.log,
+        server.probe,
+        server.port,
+        stop_signal=signal.SIGINT,
+        user=binaries.service_user(),
+        prepare=partial(asyncio.to_thread, server.prepare),
+    )
+    supervisor = Supervisor([one])
+    supervisor.start()
+    await supervisor.wait_until_ready(30)
+    connection = await asyncpg.connect(server.dsn())
+    await connection.execute("CREATE TABLE t AS SELECT 42 AS answer")
+    busy = asyncio.create_task(connection.execute("SELECT pg_sleep(60)"))
+    supervisor.kill("postgres/x")
+    with pytest.raises((asyncpg.PostgresError, OSError)):
+        await busy
+    await supervisor.wait_until_ready(30)
+    again = await asyncpg.connect(server.dsn())
+    assert await again.fetchval("SELECT answer FROM t") == 42
+    await again.close()
+    await supervisor.stop()
+    assert supervisor.statuses["postgres/x"].pid is None
