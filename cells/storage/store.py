@@ -6,18 +6,21 @@ In this order it checks (1) the position: unless it equals `expected`, the answe
 is Fenced(tenants) and nothing changes. Then it stores. The position moves to `next` in the same transaction, always.
 
 **Dedup.** A row is new unless (rule 1) the primary key (tenant, received day, message id) is taken, or (rule 2) the tenant's
-message id was seen in the window of SEEN_WINDOW_DAYS before its received day; also within one apply the first occurrence wins.
-A duplicate with another content hash is counted as a conflict. Rows received before the window has begun obey rule 1 alone.
+message id was stored with a received day at most SEEN_WINDOW_DAYS before or after its own (after: partitions and merged tails
+are applied out of order); also within one apply the first occurrence wins. A duplicate with another content hash than the first
+write's is counted as a conflict. Rows received before the window has begun - SEEN_WINDOW_DAYS before today - obey rule 1 alone.
 
 **Ledger.** Per tenant and received hour, in the same transaction: stored, duplicate, quarantined, held. For every apply and
-tenant-hour, their sum grows by exactly `effects.accepted`; effects that do not add up are refused with ValueError.
+tenant-hour, their sum grows by exactly `effects.accepted`; effects that do not add up, that do not move the position forward or
+that hold what the store can never keep (a payload that is not JSON) are refused with ValueError, and nothing changes.
 
 **Identities and traits** merge commutatively: any order and any repetition of the same claims leads to the same profiles.
-Trait values are last-writer-wins by (at, message_id). A component of the identity graph is bounded by IDENTITY_NODES_MAX;
-a claim beyond it is dropped and counted.
+Trait values are last-writer-wins by (at, message_id), ties by value. A component of the identity graph is bounded by
+IDENTITY_NODES_MAX; a claim beyond it is dropped and counted, and there alone the order matters.
 
 **Ownership** only grows: `own` with a smaller epoch than the stored one changes nothing for that tenant; with the same epoch
-it may only turn `owner` into `released`.
+it may only turn `owner` into `released`. A dedicated tenant's rows live in a schema of its own, unless rows of it were stored
+before it was dedicated: then it stays where it is.
 
 **Reads** take one tenant and see nothing else, whatever they ask; a tenant that the store does not know reads as empty.
 """

@@ -22,7 +22,7 @@ BEGIN
         RAISE EXCEPTION 'not a tenant schema: %', name USING ERRCODE = 'invalid_schema_name';
     END IF;
     PERFORM pg_advisory_xact_lock(hashtextextended('dataflow.schema', 0));
-    IF to_regnamespace(name) IS NOT NULL THEN
+    IF EXISTS (SELECT FROM pg_namespace WHERE nspname = name) THEN
         RETURN;
     END IF;
     EXECUTE format('CREATE SCHEMA %I', name);
@@ -134,7 +134,8 @@ END $$;
 CREATE FUNCTION cell.make_day(name text, parent text, day date) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    leaf text := format('%I.%I', name, parent || '_' || to_char(day, 'YYYYMMDD'));
+    leaf_name text := parent || '_' || to_char(day, 'YYYYMMDD');
+    leaf text := format('%I.%I', name, leaf_name);
 BEGIN
     IF parent NOT IN ('event', 'seen') OR name !~ '^tenants$|^tenant_' THEN
         RAISE EXCEPTION 'not partitioned by day: %.%', name, parent USING ERRCODE = 'invalid_table_definition';
@@ -143,7 +144,8 @@ BEGIN
         RETURN;
     END IF;
     PERFORM pg_advisory_xact_lock(hashtextextended('dataflow.day.' || name, 0));
-    IF to_regclass(leaf) IS NOT NULL THEN
+    -- Not to_regclass: it may still answer from a cache that knows nothing of what happened during the wait.
+    IF EXISTS (SELECT FROM pg_class WHERE relnamespace = name::regnamespace AND relname = leaf_name) THEN
         RETURN;
     END IF;
     EXECUTE format('CREATE TABLE %s (LIKE %I.%I INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', leaf, name, parent);

@@ -1,0 +1,116 @@
+"""What an apply costs: microseconds per event, client and server together, on a PostgreSQL of the wheel.
+
+    python -m bench.bench_apply [events in all]
+
+One consumer, applies of 100 and 1,000 events of ~600 bytes, 20 tenants, one identity claim and two traits per tenth event,
+2 % repeats. Prints medians; compare figures of one run only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from cells.storage.postgres_apply import PostgresStore
+from cells.storage.postgres_provision import Passwords, provision
+from cli.local.postgres import Postgres
+from kernel.clock import DAY, Micros, hour_of
+from kernel.effects import Applied, Apply, Effects, EventRow, IdentityClaim, TraitClaim
+from kernel.epoch import Claim, Epoch, Ownership
+from kernel.ids import CellId, TenantId
+from kernel.metrics import MemoryMeter
+from kernel.process.clock import SystemClock
+
+CELL = CellId("bench-cell")
+TENANTS = [TenantId(f"tenant-{number}") for number in range(20)]
+EPOCHS = dict.fromkeys(TENANTS, Epoch(1))
+
+
+def make(number: int, events: int, partition: int, now: Micros) -> Effects:
+    """The effects of one fetch."""
+    rows, identities, traits = [], [], []
+    accepted: dict[tuple[TenantId, Micros], int] = {}
+    for index in range(number * events, (number + 1) * events):
+        tenant = TENANTS[index // 50 % 20]
+        unique = index - 37 if index % 50 == 49 else index
+        id_ = f"{partition:02x}{unique * 2654435761 % 2**64:016x}-{unique:016x}"
+        payload = (
+            b'{"messageId":"%s","properties":{"order":"%032x","total":%d.5,"items":[%s]},"context":{"page":{"url":"https://x.example"}}}'
+            % (id_.encode(), unique, unique, b",".join(b'{"sku":"%06d","q":1}' % n for n in range(18)))
+        )
+        user = f"user-{unique % 50_000}"
+        rows.append(
+            EventRow(
+                tenant,
+                id_,
+                now,
+                now,
+                "track",
+                "Order Completed",
+                user,
+                f"anon-{user}",
+                None,
+                "web",
+                CELL,
+                1,
+                number,
+                index % events,
+                unique,
+                payload,
+            )
+        )
+        accepted[tenant, hour_of(now)] = accepted.get((tenant, hour_of(now)), 0) + 1
+        if index % 10 == 0:
+            identities.append(IdentityClaim(tenant, f"u:{user}", f"a:anon-{user}"))
+            traits += [TraitClaim(tenant, f"u:{user}", name, '"x"', now, id_) for name in ("plan", "city")]
+    return Effects(partition, tuple(rows), tuple(identities), tuple(traits), (), (), accepted)
+
+
+async def measure(store: PostgresStore, clock: SystemClock, events: int, total: int, partition: int) -> None:
+    """Prints one line."""
+    took: list[float] = []
+    made = 0
+    for number in range(total // events):
+        effects = make(number, events, partition, Micros(clock.now() - clock.now() % DAY))
+        cpu, began = time.process_time(), time.perf_counter()
+        outcome = await store.apply(Apply(effects, Claim(CELL, EPOCHS), number, number + 1), clock.monotonic() + 30)
+        took.append(time.perf_counter() - began)
+        made += int((time.process_time() - cpu) * 1e6)
+        assert isinstance(outcome, Applied)
+    median = statistics.median(took) / events * 1e6
+    print(
+        f"{events:>5} events per apply: {median:6.1f} us/event median, {sum(took) / len(took) / events * 1e6:6.1f} mean,"
+        f" {made / total:5.1f} of them Python's CPU; {len(effects.rows[0].payload)} bytes per payload, {len(took)} applies"
+    )
+
+
+async def main(total: int) -> None:
+    """On a fresh server in a temporary folder."""
+    print(f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}")
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        os.chmod(folder, 0o711)  # noqa: ASYNC240,PTH101  # nothing else runs yet
+        server = Postgres(Path(folder), 27_911, "bench", {"shared_buffers": "512MB", "max_wal_size": "4GB"})
+        await server.start()
+        try:
+            dsns = await provision(server.dsn("bench"), Passwords("a", "b", "c", "d"))
+            clock = SystemClock()
+            store = PostgresStore(dsns.apply, clock, MemoryMeter())
+            await store.own([Ownership(tenant, Epoch(1), "owner") for tenant in TENANTS], [])
+            await store.maintain()
+            for partition, events in enumerate((1_000, 100, 1_000, 4_000)):
+                await measure(store, clock, events, total, partition)
+            await store.close()
+        finally:
+            await server.stop()
+    print(f"peak memory of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MB")
+
+
+if __name__ == "__main__":
+    asyncio.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else 60_000))
