@@ -32,7 +32,7 @@ from gitops.fleet import FLEET
 from kernel.residency import Fleet
 
 READY_SECONDS: Final = 180.0
-_ENVOY_FLAGS: Final = ("--log-level", "warning", "--concurrency", "1", "--drain-time-s", "2", "--drain-strategy", "immediate")
+_ENVOY_FLAGS: Final = ("--log-level", "warning", "--concurrency", "1", "--disable-hot-restart")
 Watcher = Callable[[Mapping[str, Status]], None]
 
 
@@ -172,7 +172,7 @@ class LocalFleet:
                 prepare=partial(asyncio.to_thread, server.prepare),
             )
         if place.kind == "envoy":
-            argv = (str(binaries.envoy()), "-c", str(place.folder / "envoy.yaml"), *_ENVOY_FLAGS, "--base-id", str(place.port))
+            argv = (str(binaries.envoy()), "-c", str(place.folder / "envoy.yaml"), *_ENVOY_FLAGS)
             return Spec(place.name, argv, inherit(os.environ), place.log, _ready(self.layout, place), place.port, after)
         env = environment(place, ground)
         return Spec(place.name, command(place, self.layout), env, place.log, _ready(self.layout, place), place.port, after)

@@ -63,6 +63,14 @@ def waves(specs: Sequence[Spec]) -> list[list[Spec]]:
     return found
 
 
+def count_death(quick_deaths: int, lived_seconds: float, asked: bool, blameless: bool) -> int:
+    """Deaths in a row that came too soon, after one more. `asked`: we signalled it. `blameless`: what it needs was away, so that it is
+    tried again for ever, though ever more slowly."""
+    if asked or lived_seconds >= QUICK_DEATH_SECONDS:
+        return 0
+    return min(quick_deaths + 1, QUICK_DEATHS_MAX - 1) if blameless else quick_deaths + 1
+
+
 def restart_delay(quick_deaths: int) -> float | None:
     """Seconds to wait before the next start, after so many deaths in a row that came within QUICK_DEATH_SECONDS; None: give up."""
     if quick_deaths >= QUICK_DEATHS_MAX:

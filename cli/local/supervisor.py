@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from cli.errors import Unable
-from cli.local.order import QUICK_DEATH_SECONDS, Spec, restart_delay, waves
+from cli.local.order import Spec, count_death, restart_delay, waves
 from cli.local.process import Child, tail, trim_log
 
 State = Literal["waiting", "starting", "ready", "unready", "down", "held", "failed", "stopped"]
 
 _PROBE_STARTING_SECONDS: Final = 0.1
 _PROBE_READY_SECONDS: Final = 5.0
+_LETHAL: Final = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGABRT})
 _TRIM_SECONDS: Final = 10.0
 
 
@@ -96,10 +97,16 @@ class Supervisor:
         return child.pid
 
     def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> int:
-        """Signals one process, itself alone, and returns its id. It is restarted unless held; this death is not held against it."""
+        """Signals one process, itself alone, and returns its id. If that ends it, it is restarted unless held.
+
+        It counts as down from now on, so that a `wait_until_ready` that follows waits for its successor.
+        """
         pid = self.pid(name)
-        self._find(name).asked_to_die = True
+        one = self._find(name)
         os.kill(pid, number)
+        if number in _LETHAL:
+            one.asked_to_die = True
+            self._tell(one, "down", f"was sent {number.name}")
         return pid
 
     def hold(self, name: str) -> None:
@@ -150,7 +157,8 @@ class Supervisor:
             one.status.starts += 1
             await self._watch(one, one.child)
             lived = time.time() - one.child.started_at
-            quick_deaths = quick_deaths + 1 if lived < QUICK_DEATH_SECONDS and not one.asked_to_die else 0
+            blameless = any(self._watched[name].status.state != "ready" for name in one.spec.after)
+            quick_deaths = count_death(quick_deaths, lived, one.asked_to_die, blameless)
             how = f"it ended with {one.child.exit_code} after {lived:.1f} s"
             delay = restart_delay(quick_deaths)
             if delay is None:
@@ -172,7 +180,8 @@ class Supervisor:
                     finished = True
                     if one.spec.finish is not None:
                         await one.spec.finish()
-                if ended.done():
+                if ended.done() or one.asked_to_die:
+                    await ended
                     break
                 state: State = "ready" if problem is None else "unready" if finished else "starting"
                 if problem is None:

@@ -9,7 +9,7 @@ import pytest
 from cli.errors import Unable
 from cli.local import probe
 from cli.local.layout import PORTS_TOTAL, lay_out, select
-from cli.local.order import QUICK_DEATHS_MAX, Spec, restart_delay, waves
+from cli.local.order import QUICK_DEATHS_MAX, Spec, count_death, restart_delay, waves
 from gitops.fleet import FLEET
 from kernel.ids import CellId, RegionName, ZoneName
 from kernel.residency import Cell, Fleet, Zone
@@ -99,3 +99,11 @@ def test_restarts_back_off_and_end() -> None:
     assert known == sorted(known)
     assert known[-1] <= 5.0
     assert restart_delay(QUICK_DEATHS_MAX) is None
+
+
+def test_only_unprovoked_quick_deaths_count() -> None:
+    """A death that we caused or that came late starts the count anew; one while a need was away never leads to giving up."""
+    assert count_death(3, 1.0, asked=False, blameless=False) == 4
+    assert count_death(3, 1.0, asked=True, blameless=False) == 0
+    assert count_death(3, 60.0, asked=False, blameless=False) == 0
+    assert restart_delay(count_death(QUICK_DEATHS_MAX - 1, 1.0, asked=False, blameless=True)) is not None
