@@ -1,0 +1,99 @@
+"""The agent's map: what a signed update must pass before the journal holds it and Envoy is shown it. No I/O but the journal's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from kernel.errors import Failure, Reason
+from kernel.ids import ZoneName
+from kernel.journal import Journal, Signed
+from router.placement import codec
+from router.placement.table import Table, Update, empty
+from router.xds.compile import Compiled, Listen, compile_change, compile_whole
+
+JOURNAL_CHANGES_MAX: Final = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Booted:
+    """What the disk held: the map of `revision` (0: none); `refused` is why reading stopped early, if it did."""
+
+    revision: int
+    refused: Failure | None
+
+
+class Keeper:
+    """Holds the last good table, compiled. An update is verified, applied, compiled and checked, journalled - then it counts."""
+
+    def __init__(self, zone: ZoneName, journal: Journal, listen: Listen) -> None:
+        self._zone = zone
+        self._journal = journal
+        self._listen = listen
+        self._changes = 0
+        self.compiled: Compiled | None = None
+
+    @property
+    def table(self) -> Table:
+        """The table that is served."""
+        return self.compiled.table if self.compiled else empty(self._zone)
+
+    @property
+    def resume_after(self) -> int:
+        """The revision to ask the directory from. 0, for a whole map, when there is none yet or the journal has grown long."""
+        return 0 if self._changes >= JOURNAL_CHANGES_MAX else self.table.revision
+
+    def boot(self) -> Booted:
+        """Reads the disk. Entries after one that is refused are left out; with none there is simply no map yet."""
+        updates, refused = _parsed(self._journal.load())
+        table, stopped = _prefix(empty(self._zone), updates)
+        refused = refused or stopped
+        if table.revision:
+            self.compiled = compile_whole(table, self._listen)
+            # What stands behind a refused entry would never be read: a whole map must start the journal again.
+            self._changes = JOURNAL_CHANGES_MAX if refused else len(updates)
+        return Booted(table.revision, refused)
+
+    def take(self, signed: Signed) -> Update:
+        """Takes an update of the directory, or raises Failure (BAD_SIGNATURE, SNAPSHOT_REFUSED) and keeps everything as it was."""
+        if not self._journal.verify(signed):
+            raise Failure(Reason.BAD_SIGNATURE)
+        update = codec.parse_update(signed.update)
+        table = self.table.apply(update)
+        if update.whole:
+            compiled = compile_whole(table, self._listen, self.compiled)
+            self._journal.restart(signed)
+            self._changes = 0
+        elif self.compiled is None:
+            raise Failure(Reason.SNAPSHOT_REFUSED, "a change came before any whole map")
+        else:
+            compiled = compile_change(self.compiled, table, [tenant.name for tenant in update.tenants])
+            self._journal.append(signed)
+            self._changes += 1
+        self.compiled = compiled
+        return update
+
+
+def _parsed(entries: Sequence[Signed]) -> tuple[list[Update], Failure | None]:
+    updates: list[Update] = []
+    for signed in entries:
+        try:
+            updates.append(codec.parse_update(signed.update))
+        except Failure as failure:
+            return updates, failure
+    return updates, None
+
+
+def _prefix(table: Table, updates: Sequence[Update]) -> tuple[Table, Failure | None]:
+    """As far as the updates lead: all at once when they are good, which is cheaper, else one by one."""
+    try:
+        return table.apply_all(updates), None
+    except Failure as failure:
+        refused = failure
+    for update in updates:
+        try:
+            table = table.apply(update)
+        except Failure:
+            break
+    return table, refused

@@ -1,0 +1,137 @@
+"""Builds the router's processes: `python -m router.app --role directory|agent`. Settings come from the environment (router/config.py)."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import secrets
+import sys
+from dataclasses import asdict
+
+from kernel.errors import Failure
+from kernel.process import lifecycle, logs
+from kernel.process.journal import FileJournal, Signer
+from kernel.process.settings import BadSettings
+from kernel.process.telemetry import PrometheusMeter
+from router import config, metrics, probes
+from router.agent.follow import Follower
+from router.agent.keeper import Keeper
+from router.api import server as api
+from router.api.client import DirectoryFeed
+from router.api.mirror import open_mirror
+from router.api.service import RouterService
+from router.placement.postgres import open_store
+from router.xds import server as xds
+from router.xds.bootstrap import EdgeIdentity, bootstrap
+from router.xds.compile import Listen
+
+DRAIN_SECONDS = 2.0
+_NO_MAP = "neither the disk nor the directory has given a map yet"
+
+
+async def run_directory(own: config.DirectorySettings, stop: asyncio.Event) -> None:
+    """The zone's directory: store, mirror, gRPC, probes; drained in the opposite order."""
+    log = logs.configure("directory", own.log_level).bind(zone=own.zone)
+    meter, health = PrometheusMeter(metrics.DIRECTORY), lifecycle.Health()
+    topology, tokens, signer = own.topology(), own.tokens(), Signer(own.signing_key())
+    async with open_store(own.directory_dsn, own.zone) as store:
+        revision = await store.adopt(topology)
+        mirror = await open_mirror(store, meter)
+        service = RouterService(store, mirror, signer, meter, secrets.token_bytes)
+
+        def status() -> dict[str, object]:
+            return {"role": "directory", "zone": own.zone, "revision": mirror.table.revision, "tenants": len(mirror.table.tenants)}
+
+        async with probes.serving(probes.application(lambda: health.problems, status, meter.exposition), *config.address(own.http_bind)):
+            following = asyncio.create_task(mirror.follow(stop))
+            server = await api.serve(service, tokens, meter, own.directory_bind)
+            health.set("start", None)
+            log.info("serving", bind=own.directory_bind, revision=revision, tenants=len(mirror.table.tenants))
+            await _until(stop, following)
+            health.set("drain", "stopping")
+            await server.drain(DRAIN_SECONDS)
+            await following
+    log.info("drained")
+
+
+async def run_agent(own: config.AgentSettings, stop: asyncio.Event) -> None:
+    """One edge's agent: Envoy's bootstrap, then the map from disk, xDS, probes and the directory."""
+    log = logs.configure("edge-agent", own.log_level).bind(edge=own.edge_name, zone=own.zone)
+    meter = PrometheusMeter(metrics.AGENT)
+    _write_bootstrap(own)
+    ads = xds.AdsServer(meter)
+    keeper = Keeper(own.zone, FileJournal(own.journal_path, own.public_key()), Listen(*config.address(own.edge_listen)))
+    feed = DirectoryFeed(own.directory_address, own.follower_token(), own.edge_name)
+    follower = Follower(keeper, feed, ads, meter, log, random.random)
+    follower.boot()
+
+    def problems() -> dict[str, str]:
+        found = {"drain": "stopping"} if stop.is_set() else {}
+        return found if keeper.compiled is not None else {**found, "map": _NO_MAP}
+
+    def status() -> dict[str, object]:
+        told = {
+            "role": "agent",
+            "edge": own.edge_name,
+            "zone": own.zone,
+            "revision": keeper.table.revision,
+            "connected": follower.connected,
+        }
+        return {**told, "refused": follower.last_refusal, "envoy": asdict(ads.status)}
+
+    server = await xds.serve(ads, own.xds_bind)
+    async with probes.serving(probes.application(problems, status, meter.exposition), *config.address(own.http_bind)):
+        following = asyncio.create_task(follower.run(stop))
+        log.info("serving", xds=own.xds_bind, revision=keeper.table.revision)
+        await _until(stop, following)
+        await following
+        await server.stop(0)  # Envoy goes on with what it has
+    log.info("drained")
+
+
+async def _until(stop: asyncio.Event, task: asyncio.Task[None]) -> None:
+    """Returns when the process is to stop, or raises what ended `task`."""
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({stopping, task}, return_when=asyncio.FIRST_COMPLETED)
+    if not stopping.done():
+        stopping.cancel()
+        stop.set()
+        task.result()
+
+
+def _write_bootstrap(own: config.AgentSettings) -> None:
+    """Atomically: a supervisor may start Envoy as soon as the file is there."""
+    identity = EdgeIdentity(own.edge_name, own.zone, own.region)
+    text = json.dumps(bootstrap(identity, *config.address(own.xds_bind), own.envoy_admin_port), indent=1)
+    own.bootstrap_path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = own.bootstrap_path.with_suffix(".new")
+    fresh.write_text(text)
+    fresh.replace(own.bootstrap_path)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0 after a drain; 2 for wrong settings; 1 when something that is needed fails."""
+    parser = argparse.ArgumentParser(prog="python -m router.app", description="One process of the router.")
+    parser.add_argument("--role", required=True, choices=("directory", "agent"))
+    role = parser.parse_args(arguments).role
+    try:
+        if role == "directory":
+            directory = config.directory(os.environ)
+            lifecycle.run(lambda stop: run_directory(directory, stop))
+        else:
+            agent = config.agent(os.environ)
+            lifecycle.run(lambda stop: run_agent(agent, stop))
+    except BadSettings as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    except (Failure, OSError) as error:
+        sys.stderr.write(f"{role} cannot go on: {error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

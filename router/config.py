@@ -1,0 +1,140 @@
+"""The settings of the router's two roles, each from the environment: field `zone` from DATAFLOW_ZONE, and so on.
+
+Files instead of values hold secrets and lists. `host:port` everywhere; port 0 is not for these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from kernel.ids import CellId, RegionName, ZoneName
+from kernel.process import settings
+from router.api.tokens import Tokens
+from router.placement.table import CellEndpoint, Topology
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True)
+class DirectorySettings:
+    """DATAFLOW_ZONE, DATAFLOW_DIRECTORY_BIND (gRPC), DATAFLOW_DIRECTORY_DSN (postgres://, its role owns the database),
+    DATAFLOW_CELLS_FILE (JSON list of {cell, region, grpc_address, http_address, weight = 1}), DATAFLOW_ZONES_FILE (JSON object
+    from each zone to its public URL), DATAFLOW_SIGNING_KEY_FILE (Ed25519 private key, 32 bytes in hex),
+    DATAFLOW_OPERATOR_TOKEN_FILE, DATAFLOW_FOLLOWER_TOKEN_FILE (text, 16 characters or more), DATAFLOW_HTTP_BIND (/healthz,
+    /readyz, /status, /metrics), DATAFLOW_LOG_LEVEL (default info).
+    """
+
+    zone: ZoneName
+    directory_bind: str
+    directory_dsn: str
+    cells_file: Path
+    zones_file: Path
+    signing_key_file: Path
+    operator_token_file: Path
+    follower_token_file: Path
+    http_bind: str
+    log_level: str = "info"
+
+    def topology(self) -> Topology:
+        """The zone's cells and all zones. Raises BadSettings."""
+        cells = _read(self.cells_file, lambda text: msgspec.json.decode(text, type=list[_Cell]))
+        zones = _read(self.zones_file, lambda text: msgspec.json.decode(text, type=dict[str, str]))
+        if self.zone not in zones:
+            raise settings.BadSettings([f"{self.zones_file}: lacks this directory's zone {self.zone}"])
+        return Topology(
+            tuple(CellEndpoint(CellId(c.cell), RegionName(c.region), c.grpc_address, c.http_address, c.weight) for c in cells),
+            tuple(sorted((ZoneName(zone), url) for zone, url in zones.items())),
+        )
+
+    def tokens(self) -> Tokens:
+        """Who may call. Raises BadSettings."""
+        operator = _read(self.operator_token_file, str.strip)
+        follower = _read(self.follower_token_file, str.strip)
+        try:
+            return Tokens(operator, follower)
+        except ValueError as error:
+            raise settings.BadSettings([str(error)]) from error
+
+    def signing_key(self) -> bytes:
+        """32 bytes. Raises BadSettings."""
+        return _key(self.signing_key_file)
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSettings:
+    """DATAFLOW_EDGE_NAME, DATAFLOW_ZONE, DATAFLOW_REGION, DATAFLOW_DIRECTORY_ADDRESS, DATAFLOW_FOLLOWER_TOKEN_FILE,
+    DATAFLOW_PUBLIC_KEY_FILE (the zone's Ed25519 public key, 32 bytes in hex), DATAFLOW_JOURNAL_PATH (written; its folder is
+    made), DATAFLOW_XDS_BIND (loopback), DATAFLOW_HTTP_BIND (/healthz, /readyz, /status, /metrics), DATAFLOW_EDGE_LISTEN
+    (Envoy's listener, a numeric host), DATAFLOW_ENVOY_ADMIN_PORT, DATAFLOW_BOOTSTRAP_PATH (written before anything is served),
+    DATAFLOW_LOG_LEVEL (default info).
+    """
+
+    edge_name: str
+    zone: ZoneName
+    region: RegionName
+    directory_address: str
+    follower_token_file: Path
+    public_key_file: Path
+    journal_path: Path
+    xds_bind: str
+    http_bind: str
+    edge_listen: str
+    envoy_admin_port: int
+    bootstrap_path: Path
+    log_level: str = "info"
+
+    def follower_token(self) -> str:
+        """The token for Watch. Raises BadSettings."""
+        return _read(self.follower_token_file, str.strip)
+
+    def public_key(self) -> bytes:
+        """32 bytes. Raises BadSettings."""
+        return _key(self.public_key_file)
+
+
+class _Cell(msgspec.Struct, forbid_unknown_fields=True):
+    cell: str
+    region: str
+    grpc_address: str
+    http_address: str
+    weight: float = 1.0
+
+
+def directory(environ: Mapping[str, str]) -> DirectorySettings:
+    """Raises BadSettings with every problem."""
+    return settings.load(DirectorySettings, environ)
+
+
+def agent(environ: Mapping[str, str]) -> AgentSettings:
+    """Raises BadSettings with every problem."""
+    return settings.load(AgentSettings, environ)
+
+
+def address(text: str) -> tuple[str, int]:
+    """Host and port. Raises BadSettings."""
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65_535:
+        raise settings.BadSettings([f"{text!r} is not host:port"])
+    return host, int(port)
+
+
+def _key(path: Path) -> bytes:
+    def parse(text: str) -> bytes:
+        key = bytes.fromhex(text.strip())
+        if len(key) != 32:
+            raise ValueError("32 bytes in hex are needed")
+        return key
+
+    return _read(path, parse)
+
+
+def _read(path: Path, parse: Callable[[str], Value]) -> Value:
+    try:
+        return parse(path.read_text())
+    except (OSError, ValueError, msgspec.DecodeError) as error:
+        raise settings.BadSettings([f"{path}: {error}"]) from error
