@@ -1,0 +1,1 @@
+"""Chaos: faults, workloads and the oracle that judges what they did."""
