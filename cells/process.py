@@ -1,0 +1,54 @@
+"""What all roles of a cell's process share, and the things that live as long as it does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+
+from opentelemetry import trace
+from starlette.routing import BaseRoute
+
+from cells.admission.follow import Follower
+from cells.config import Config
+from cells.server import GrpcServer
+from kernel.clock import Clock
+from kernel.errors import Failure
+from kernel.metrics import Meter
+
+
+@dataclass
+class Process:
+    """Roles add routes, services, background tasks and drain steps; `cells.app` runs them. `stack` closes what was opened."""
+
+    config: Config
+    clock: Clock
+    meter: Meter
+    tracer: trace.Tracer
+    follower: Follower
+    grpc: GrpcServer
+    stack: AsyncExitStack
+    routes: list[BaseRoute] = field(default_factory=list)
+    services: list[str] = field(default_factory=list)
+    tasks: dict[str, Callable[[], Awaitable[None]]] = field(default_factory=dict)
+    drains: list[Callable[[float], Awaitable[None]]] = field(default_factory=list)
+
+    def every(self, name: str, seconds: float, act: Callable[[], Awaitable[object]]) -> None:
+        """Runs `act` now and then. A Failure is the weather: the next turn tries again."""
+
+        async def turn() -> None:
+            while True:
+                try:
+                    await act()
+                except Failure as failure:
+                    trace.get_current_span().add_event("turn failed", {"task": name, "reason": failure.reason.name})
+                await self.clock.sleep(seconds)
+
+        self.tasks[name] = turn
+
+
+async def cancelled(task: asyncio.Future[None]) -> None:
+    """Ends a background task and waits until it has ended; its own failure was reported by its owner."""
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

@@ -1,0 +1,111 @@
+"""The roles of a cell: what each adds to the process. `all` is the sum of the three."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+
+from cells.config import role_and_password
+from cells.eventlog import postgres as postgres_log
+from cells.eventlog.log import EventLog
+from cells.eventlog.retention import expire
+from cells.ingest.accept import Acceptor, Inflight
+from cells.ingest.api_grpc import IngestGrpc
+from cells.ingest.api_http import IngestHttp
+from cells.process import Process
+from cells.processing.consumer import Consumer, Wiring, report_lag
+from cells.processing.store import Applier
+from cells.storage.postgres_apply import PostgresStore
+from cells.storage.postgres_provision import Passwords, provision
+from dataflow.ingest.v1 import ingest_pb2_grpc
+from kernel.errors import Failure
+from kernel.ids import CellId
+
+_LAG_SECONDS = 1.0
+_HOUSEKEEPING_SECONDS = 600.0
+_OWN_SECONDS = 60.0
+
+
+async def open_log(process: Process) -> EventLog:
+    """The cell's event log; made first when this process may."""
+    config = process.config
+    if config.admin_dsn:
+        role, password = role_and_password(config.log_dsn)
+        await postgres_log.provision(config.admin_dsn, role, password, config.log_partitions)
+    log = await postgres_log.open_log(config.log_dsn, process.clock, config.log_bytes_max)
+    process.stack.push_async_callback(log.close)
+    return log
+
+
+def add_ingest(process: Process, log: EventLog) -> None:
+    """Takes events over HTTP and gRPC."""
+    acceptor = Acceptor(
+        CellId(process.config.cell),
+        log,
+        process.clock,
+        process.meter,
+        lambda: uuid.uuid4().hex,
+        Inflight(process.config.inflight_bytes_max),
+    )
+    process.routes.extend(IngestHttp(acceptor, lambda: process.follower.current, process.clock).routes())
+    servicer = IngestGrpc(acceptor, lambda: process.follower.current, process.clock)
+    ingest_pb2_grpc.add_IngestServiceServicer_to_server(servicer, process.grpc.server)
+    process.services.append("dataflow.ingest.v1.IngestService")
+
+    async def drain(deadline: float) -> None:
+        servicer.drain()
+        await acceptor.drain(deadline)
+
+    process.drains.append(drain)
+
+
+async def open_store(process: Process) -> PostgresStore:
+    """The cell's store as the apply role; made first when this process may. Ownership follows the directory from here on."""
+    config = process.config
+    if config.admin_dsn:
+        secrets = [role_and_password(dsn)[1] for dsn in (config.owner_dsn, config.apply_dsn, config.query_dsn, config.audit_dsn)]
+        await provision(config.admin_dsn, Passwords(*secrets))
+    store = PostgresStore(config.apply_dsn, process.clock, process.meter)
+    process.stack.push_async_callback(store.close)
+    await own(process, store)
+
+    async def follow() -> None:
+        while True:
+            process.follower.changed.clear()
+            try:
+                await own(process, store)
+                async with asyncio.timeout(_OWN_SECONDS):
+                    await process.follower.changed.wait()
+            except TimeoutError:
+                continue
+            except Failure:
+                await process.clock.sleep(1.0)
+
+    process.tasks["own tenants"] = follow
+    process.every("store housekeeping", _HOUSEKEEPING_SECONDS, store.maintain)
+    return store
+
+
+async def own(process: Process, store: PostgresStore) -> None:
+    """Tells the store which tenants the directory gives to this cell."""
+    admission, cell = process.follower.current, CellId(process.config.cell)
+    dedicated = [t.name for t in admission.tenants.values() if t.dedicated and t.cell == cell]
+    await store.own(admission.ownerships(cell), dedicated)
+
+
+def add_processing(process: Process, log: EventLog, store: Applier, local: PostgresStore | None) -> None:
+    """Folds the log into the store. `local` is the store when it lives in this process, whose ownership can then be renewed."""
+    cell = CellId(process.config.cell)
+
+    async def renew() -> None:
+        if local is not None:
+            await own(process, local)
+
+    wiring = Wiring(log, store, lambda: process.follower.current.claim(cell), renew, process.clock, process.meter, process.tracer)
+    process.tasks["processing"] = Consumer(wiring, f"{cell}-{uuid.uuid4().hex[:8]}").run
+    process.every("lag", _LAG_SECONDS, lambda: report_lag(log, store, process.meter))
+
+    async def retain() -> None:
+        await expire(log, await store.positions(), process.clock.now())
+
+    process.every("log retention", _HOUSEKEEPING_SECONDS, retain)
