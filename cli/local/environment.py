@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from cli.local.layout import Layout, Place
-from kernel.ids import CellId, RegionName, ZoneName
+from kernel.ids import CellId
 
 CELL_ROLES: Final = {
     "log_dsn": "df_log",
@@ -18,6 +18,9 @@ CELL_ROLES: Final = {
     "query_dsn": "df_query",
     "audit_dsn": "df_audit",
 }
+DIRECTORY_ROLE: Final = "df_directory"
+CELLS_FILE: Final = "cells.json"
+ZONES_FILE: Final = "zones.json"
 
 
 @dataclass(frozen=True)
@@ -72,8 +75,8 @@ def _cell(place: Place, ground: Ground) -> dict[str, str]:
         "admin_dsn": ground.dsn(place.owner, ""),
         "cell": cell.name,
         "region": cell.region,
-        "grpc_address": f"127.0.0.1:{ports[f'cell-grpc/{cell.name}']}",
-        "http_address": f"127.0.0.1:{ports[f'cell-http/{cell.name}']}",
+        "grpc_address": _local(ports[f"cell-grpc/{cell.name}"]),
+        "http_address": _local(ports[f"cell-http/{cell.name}"]),
     }
 
 
@@ -82,7 +85,7 @@ def _follower(place: Place, ground: Ground) -> dict[str, str]:
         "zone": place.zone,
         "journal_path": str(place.folder / "placement.journal"),
         "public_key_file": str(ground.secret_file(place.zone, "public-key")),
-        "directory_address": f"127.0.0.1:{ground.layout.ports[f'directory-grpc/{place.zone}']}",
+        "directory_address": _local(ground.layout.ports[f"directory-grpc/{place.zone}"]),
         "follower_token_file": str(ground.secret_file(place.zone, "follower-token")),
         "otlp_endpoint": ground.otlp_endpoint,
         "log_level": ground.log_level,
@@ -90,43 +93,53 @@ def _follower(place: Place, ground: Ground) -> dict[str, str]:
 
 
 def _directory(place: Place, ground: Ground) -> dict[str, str]:
-    ports = ground.layout.ports
     return {
         "zone": place.zone,
-        "admin_dsn": ground.dsn(place.owner, ""),
-        "grpc_address": f"127.0.0.1:{place.port}",
-        "http_address": f"127.0.0.1:{ports[f'directory-http/{place.zone}']}",
+        "grpc_address": _local(place.port),
+        "directory_dsn": ground.dsn(place.owner, DIRECTORY_ROLE),
+        "http_address": _local(ground.layout.ports[f"directory-http/{place.zone}"]),
+        "cells_file": str(place.folder / CELLS_FILE),
+        "zones_file": str(place.folder / ZONES_FILE),
         "signing_key_file": str(ground.secret_file(place.zone, "signing-key")),
         "operator_token_file": str(ground.secret_file(place.zone, "operator-token")),
         "follower_token_file": str(ground.secret_file(place.zone, "follower-token")),
-        "cells": ",".join(_cell_endpoint(ground.layout, cell.name) for cell in ground.layout.fleet.cells_of(place.zone)),
-        "zones": ",".join(f"{zone}={ground.layout.zone_url(zone)}" for zone in sorted(ground.layout.fleet.zones)),
-        "otlp_endpoint": ground.otlp_endpoint,
         "log_level": ground.log_level,
     }
 
 
-def _cell_endpoint(layout: Layout, name: CellId) -> str:
-    cell = layout.fleet.cells[name]
-    grpc, http = layout.ports[f"cell-grpc/{name}"], layout.ports[f"cell-http/{name}"]
-    return f"{name}={cell.region}={cell.weight}=127.0.0.1:{grpc}=127.0.0.1:{http}"
-
-
 def _agent(place: Place, ground: Ground) -> dict[str, str]:
     ports = ground.layout.ports
-    region = RegionName(place.owner)
     return {
         **_follower(place, ground),
-        "region": region,
-        "xds_address": f"127.0.0.1:{place.port}",
-        "http_address": f"127.0.0.1:{ports[f'agent-http/{region}']}",
-        "edge_address": f"127.0.0.1:{ports[f'edge/{region}']}",
-        "edge_admin_address": f"127.0.0.1:{ports[f'edge-admin/{region}']}",
-        "bootstrap_path": str(place.folder / "envoy.yaml"),
+        "edge_name": place.owner,
+        "region": place.owner,
+        "xds_address": _local(place.port),
+        "http_address": _local(ports[f"agent-http/{place.owner}"]),
+        "edge_address": _local(ports[f"edge/{place.owner}"]),
+        "edge_admin_address": _local(ports[f"edge-admin/{place.owner}"]),
+        "bootstrap_path": str(bootstrap_path(place)),
     }
 
 
-def zone_of_owner(layout: Layout, owner: str) -> ZoneName:
-    """The zone of a cell, or the zone itself."""
-    cell = layout.fleet.cells.get(CellId(owner))
-    return cell.zone if cell is not None else ZoneName(owner)
+def bootstrap_path(place: Place) -> Path:
+    """Where a region's agent writes what its Envoy starts from."""
+    return place.folder / "envoy.json"
+
+
+def topology_files(place: Place, layout: Layout) -> dict[str, object]:
+    """What the directory of `place` reads besides its environment, by file name, as JSON values."""
+    cells = [
+        {
+            "cell": cell.name,
+            "region": cell.region,
+            "grpc_address": _local(layout.ports[f"cell-grpc/{cell.name}"]),
+            "http_address": _local(layout.ports[f"cell-http/{cell.name}"]),
+            "weight": cell.weight,
+        }
+        for cell in layout.fleet.cells_of(place.zone)
+    ]
+    return {CELLS_FILE: cells, ZONES_FILE: {zone: layout.zone_url(zone) for zone in sorted(layout.fleet.zones)}}
+
+
+def _local(port: int) -> str:
+    return f"127.0.0.1:{port}"

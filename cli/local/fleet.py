@@ -8,6 +8,7 @@ async with LocalFleet(Path("/tmp/f"), port_base=8400) as fleet:
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -16,13 +17,15 @@ from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
+from urllib.parse import urlsplit
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from cli.errors import Unable
 from cli.local import binaries, probe
 from cli.local.access import Access
-from cli.local.environment import Ground, command, environment, inherit
+from cli.local.databases import own_database
+from cli.local.environment import DIRECTORY_ROLE, Ground, bootstrap_path, command, environment, inherit, topology_files
 from cli.local.layout import PORT_BASE, Layout, Place, lay_out, select
 from cli.local.order import Spec
 from cli.local.postgres import Postgres, check_disk
@@ -76,6 +79,9 @@ class LocalFleet:
             await check_ports(self._ports())
             specs = await asyncio.to_thread(self._specs)
             self.state.write_ports(self._ports(), tuple(sorted(self.layout.fleet.cells)), self.layout.port_base, self._postgres_url)
+            if self._postgres_url:
+                for zone in self.access.zones():
+                    await self._own_directory_database(zone)
             self._supervisor = Supervisor(specs, self._changed)
             self._supervisor.start()
         except BaseException:
@@ -151,7 +157,7 @@ class LocalFleet:
         places = [place for place in self.layout.places() if not (self._postgres_url and place.kind == "postgres")]
         known = {place.name for place in places}
         for place in places:
-            _make_folders(self.layout, place)
+            _lay_files(self.layout, place)
         return [self._spec(place, ground, tuple(name for name in place.after if name in known)) for place in places]
 
     def _spec(self, place: Place, ground: Ground, after: tuple[str, ...]) -> Spec:
@@ -170,12 +176,19 @@ class LocalFleet:
                 death_signal=signal.SIGINT,
                 user=binaries.service_user(),
                 prepare=partial(asyncio.to_thread, server.prepare),
+                finish=partial(self._own_directory_database, place.owner) if place.owner in self.layout.fleet.zones else None,
             )
         if place.kind == "envoy":
-            argv = (str(binaries.envoy()), "-c", str(place.folder / "envoy.yaml"), *_ENVOY_FLAGS)
+            argv = (str(binaries.envoy()), "-c", str(bootstrap_path(place)), *_ENVOY_FLAGS)
             return Spec(place.name, argv, inherit(os.environ), place.log, _ready(self.layout, place), place.port, after)
         env = environment(place, ground)
         return Spec(place.name, command(place, self.layout), env, place.log, _ready(self.layout, place), place.port, after)
+
+    async def _own_directory_database(self, zone: str) -> None:
+        """Cells make their databases themselves; a directory owns one that is there."""
+        own = urlsplit(self.dsn(zone, DIRECTORY_ROLE))
+        server, _, database = self.access.admin_dsn(zone).rpartition("/")
+        await own_database(f"{server}/postgres", database, own.username or "", own.password or "")
 
 
 def role_dsn(access: Access, owner: str, role: str) -> str:
@@ -208,14 +221,17 @@ def _secret_file(state: StateFolder, zone: str, name: str) -> Path:
     return state.path / "zones" / zone / "secrets" / name
 
 
-def _make_folders(layout: Layout, place: Place) -> None:
-    """The place's folder and its log's. Below the state directory others may pass, not look, since PostgreSQL may run as `nobody`."""
+def _lay_files(layout: Layout, place: Place) -> None:
+    """The place's folder, its log's, its topology. Others may pass through, not look: PostgreSQL may run as `nobody`."""
     for folder in (place.folder, place.log.parent):
         for one in [*reversed(folder.relative_to(layout.state).parents), folder.relative_to(layout.state)]:
             path = layout.state / one
             if not path.is_dir():
                 path.mkdir(parents=True)
                 path.chmod(0o711)
+    if place.kind == "directory":
+        for name, content in topology_files(place, layout).items():
+            (place.folder / name).write_text(json.dumps(content, indent=1))
 
 
 def erase(state: Path) -> None:

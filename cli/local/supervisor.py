@@ -177,9 +177,8 @@ class Supervisor:
             while not ended.done():
                 problem = await self._problem(one)
                 if problem is None and not finished:
-                    finished = True
-                    if one.spec.finish is not None:
-                        await one.spec.finish()
+                    problem = await self._finish(one)
+                    finished = problem is None
                 if ended.done() or one.asked_to_die:
                     await ended
                     break
@@ -197,6 +196,14 @@ class Supervisor:
             return await one.spec.ready()
         except (Unable, OSError) as error:
             return str(error)
+
+    async def _finish(self, one: _Watched) -> str | None:
+        try:
+            if one.spec.finish is not None:
+                await one.spec.finish()
+        except (Unable, OSError) as error:
+            return str(error)
+        return None
 
     def _owner_ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:

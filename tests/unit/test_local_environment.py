@@ -1,0 +1,76 @@
+"""What the processes of a fleet are given is what they read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import cells.config
+import router.config
+from cli.local.environment import Ground, command, environment, inherit, topology_files
+from cli.local.layout import Place, lay_out
+from gitops.fleet import FLEET
+from kernel.process import settings
+
+LAYOUT = lay_out(FLEET, Path("/state"), 7400)
+GROUND = Ground(
+    LAYOUT,
+    dsn=lambda owner, role: f"postgresql://{role or 'postgres'}:secret@127.0.0.1:1/{owner}",
+    secret_file=lambda zone, name: LAYOUT.zone_folder(zone) / "secrets" / name,  # type: ignore[arg-type]  # a zone's name
+    inherited={"PATH": "/bin"},
+)
+PLACES = {place.name: place for place in LAYOUT.places()}
+
+
+def test_a_cell_reads_what_it_is_given() -> None:
+    """Every cell's settings parse, name the cell, and give each role a database URL of its own."""
+    for name in FLEET.cells:
+        config = settings.load(cells.config.Config, environment(PLACES[f"cell/{name}"], GROUND))
+        assert (config.cell, config.zone) == (name, FLEET.cells[name].zone)
+        roles = [cells.config.role_and_password(dsn)[0] for dsn in (config.log_dsn, config.apply_dsn, config.query_dsn, config.audit_dsn)]
+        assert len(set(roles)) == 4
+        assert "postgres" not in roles
+
+
+def test_a_directory_reads_what_it_is_given(tmp_path: Path) -> None:
+    """Its settings parse; its files hold its own zone's cells, at the addresses that these are given, and every zone's endpoint."""
+    place = PLACES["directory/eu"]
+    own = router.config.directory(environment(place, GROUND))
+    assert own.zone == "eu"
+    files = topology_files(place, LAYOUT)
+    listed = files[own.cells_file.name]
+    assert isinstance(listed, list)
+    given = {name: environment(PLACES[f"cell/{name}"], GROUND) for name in FLEET.cells}
+    assert {row["cell"]: row["grpc_address"] for row in listed} == {
+        cell.name: given[cell.name]["DATAFLOW_GRPC_ADDRESS"] for cell in FLEET.cells.values() if cell.zone == "eu"
+    }
+    assert json.loads(json.dumps(files[own.zones_file.name])) == {"eu": "http://127.0.0.1:7400", "us": "http://127.0.0.1:7401"}
+
+
+def test_an_agent_reads_what_it_is_given() -> None:
+    """Its settings parse, and the balancer of its zone forwards to the edge that it configures."""
+    place = PLACES["agent/eu-west-1"]
+    own = router.config.agent(environment(place, GROUND))
+    assert own.region == "eu-west-1"
+    port, admin = (address.rpartition(":")[2] for address in (own.edge_address, own.edge_admin_address))
+    assert f"{port},{admin},/ready" in command(PLACES["endpoint/eu"], LAYOUT)
+
+
+@pytest.mark.parametrize("place", PLACES.values(), ids=str)
+def test_no_process_is_told_of_another_zone(place: Place) -> None:
+    """Neither the environment nor the command line of a process names a file or a port of another zone."""
+    if place.kind in ("postgres", "envoy"):
+        return
+    foreign = "us" if place.zone == "eu" else "eu"
+    text = json.dumps([environment(place, GROUND), command(place, LAYOUT)])
+    assert f"/zones/{foreign}/" not in text
+    others = {str(port) for name, port in LAYOUT.ports.items() if name.split("/")[1].startswith(foreign)}
+    assert not [port for port in others if f":{port}" in text or f'"{port}' in text]
+
+
+def test_our_own_settings_are_not_inherited() -> None:
+    """A DATAFLOW_ variable, a proxy or PYTHONPATH of the user's shell does not reach the processes."""
+    kept = inherit({"PATH": "/bin", "DATAFLOW_ZONE": "x", "HTTP_PROXY": "y", "PYTHONPATH": "z"})
+    assert kept == {"PATH": "/bin", "PYTHONUNBUFFERED": "1"}
