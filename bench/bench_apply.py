@@ -46,12 +46,13 @@ def make(number: int, events: int, partition: int, now: Micros) -> Effects:
             % (id_.encode(), unique, unique, b",".join(b'{"sku":"%06d","q":1}' % n for n in range(18)))
         )
         user = f"user-{unique % 50_000}"
+        at = Micros(now + index * 40)
         rows.append(
             EventRow(
                 tenant,
                 id_,
                 now,
-                now,
+                at,
                 "track",
                 "Order Completed",
                 user,
@@ -95,7 +96,7 @@ async def main(total: int) -> None:
     """On a fresh server in a temporary folder."""
     print(f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}")
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
-        os.chmod(folder, 0o711)  # noqa: ASYNC240,PTH101  # nothing else runs yet
+        os.chmod(folder, 0o711)  # noqa: S103  # PostgreSQL may run as another user
         server = Postgres(Path(folder), 27_911, "bench", {"shared_buffers": "512MB", "max_wal_size": "4GB"})
         await server.start()
         try:

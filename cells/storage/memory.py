@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import date, timedelta
 
 from cells.storage import dedup, identity, metrics, own, tally, traits
+from cells.storage.held import HELD_RECORDS_MAX, ordinal_in
 from cells.storage.profile import profile_of
 from cells.storage.store import Cursor, Filter, LedgerRow, Profile, Stored, Traced
 from kernel.clock import Clock, Micros, day_of, hour_of
@@ -136,12 +137,18 @@ class MemoryStore:
         stored = await self.get_event(tenant, message_id)
         if stored is not None:
             return Traced("stored", "", stored.partition, stored.row.offset, stored.row.ordinal, stored)
-        letters = self._tenants.get(tenant, _Tenant()).dead_letters.items()
+        known = self._tenants.get(tenant, _Tenant())
+        letters = known.dead_letters.items()
         found = [(letter.received_at, place, letter.reason) for place, letter in letters if letter.message_id == message_id]
-        if not found:
-            return Traced("unknown")
-        _, (partition, offset, ordinal), reason = max(found, key=lambda item: (item[0], item[1][1]))
-        return Traced("dead_letter", reason, partition, offset, ordinal)
+        if found:
+            _, (partition, offset, ordinal), reason = max(found, key=lambda item: (item[0], item[1][1]))
+            return Traced("dead_letter", reason, partition, offset, ordinal)
+        latest = sorted(known.held.items(), key=lambda item: (item[1].received_at, item[1].offset), reverse=True)
+        for (partition, offset), record in latest[:HELD_RECORDS_MAX]:
+            index = ordinal_in(record.record, message_id)
+            if index is not None:
+                return Traced("held", "the cell does not own the tenant", partition, offset, index)
+        return Traced("unknown")
 
     def _reach(self) -> None:
         if self.down:

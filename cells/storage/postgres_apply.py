@@ -226,21 +226,25 @@ class _Fold:
         conflicts = 0
         for home, rows in parts:
             only = None if len(parts) == 1 else sorted({row.tenant for row in rows})
-            new = await self._store_rows(home, only)
-            again = [row for row in repeats if self.known.home(row.tenant) == home]
-            if sum(new.values()) < len(rows) or again:
-                conflicts += await self._conflicts(home, [*rows, *again])
-            stored.update(new)
+            new: set[dedup.EventKey] = set()
+            for tenant, hour, ids in await self._store_rows(home, only):
+                stored[tenant, hour] = len(ids)
+                new.update((tenant, id_) for id_ in ids)
+            old = [row for row in rows if (row.tenant, row.message_id) not in new] if len(new) < len(rows) else []
+            old += [row for row in repeats if self.known.home(row.tenant) == home]
+            if old:
+                conflicts += await self._conflicts(home, old)
         return stored, conflicts
 
-    async def _store_rows(self, home: str, only: list[TenantId] | None) -> dict[tally.TenantHour, int]:
+    async def _store_rows(self, home: str, only: list[TenantId] | None) -> list[tuple[TenantId, Micros, list[str]]]:
+        """The new message ids per tenant and hour."""
         try:
             found = await self.connection.fetch(
                 sql("store_rows", home), self.effects.partition, self.now, only, self.window.begins, self.window.keeps, SEEN_WINDOW_DAYS
             )
         except (asyncpg.CheckViolationError, asyncpg.UndefinedTableError) as error:
             raise _Stale from error
-        return {(TenantId(row["tenant"]), Micros(row["hour"])): row["events"] for row in found}
+        return [(TenantId(tenant), Micros(hour), ids) for tenant, hour, ids in found]
 
     async def _conflicts(self, home: str, rows: list[EventRow]) -> int:
         days = [day_of(row.received_at) for row in rows]
@@ -286,9 +290,8 @@ class _Fold:
                 by_tenant.setdefault(claim.tenant, []).append((claim.left, claim.right))
             known = await self._components("known_nodes", home, by_tenant)
             fresh = {tenant: pairs for tenant, pairs in by_tenant.items() if identity.news(known.get(tenant, {}), pairs)}
-            for tenant in fresh:
-                await self.connection.execute(sql("lock_tenant"), tenant)
             if fresh:
+                await self.connection.execute(sql("lock_tenants"), sorted(fresh))
                 dropped += await self._merge(home, fresh)
         return dropped
 

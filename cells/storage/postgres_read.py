@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 
+from cells.storage.held import HELD_RECORDS_MAX, ordinal_in
 from cells.storage.postgres import QUERY_BOUNDS, READ_PLANS, Connection, Session
 from cells.storage.profile import profile_of
 from cells.storage.sql import sql
@@ -74,9 +75,13 @@ class PostgresReader:
                 stored = _stored(row)
                 return Traced("stored", "", stored.partition, stored.row.offset, stored.row.ordinal, stored)
             letter = await connection.fetchrow(sql("get_dead_letter", home), tenant, message_id)
-        if letter is None:
-            return Traced("unknown")
-        return Traced("dead_letter", letter["reason"], letter["partition"], letter["log_offset"], letter["ordinal"])
+            if letter is not None:
+                return Traced("dead_letter", letter["reason"], letter["partition"], letter["log_offset"], letter["ordinal"])
+            for partition, offset, record in await connection.fetch(sql("get_held", home), tenant, HELD_RECORDS_MAX):
+                ordinal = ordinal_in(record, message_id)
+                if ordinal is not None:
+                    return Traced("held", "the cell does not own the tenant", partition, offset, ordinal)
+        return Traced("unknown")
 
     @asynccontextmanager
     async def _reading(self, tenant: TenantId) -> AsyncIterator[tuple[Connection, str]]:

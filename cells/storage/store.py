@@ -78,9 +78,10 @@ class Profile:
 
 @dataclass(frozen=True, slots=True)
 class Traced:
-    """Where a message id is, as far as the store knows. `why` is the reason of a dead letter."""
+    """Where a message id is. `why` is the reason of a dead letter. A store never says `log`: that is what the query API makes of
+    `unknown` after a look into the log."""
 
-    place: Literal["stored", "dead_letter", "held", "unknown"]
+    place: Literal["stored", "dead_letter", "held", "log", "unknown"]
     why: str = ""
     partition: int = 0
     offset: int = 0

@@ -75,11 +75,12 @@ SELECT cell.maintain($1, $2)
 -- name: store_rows
 -- From staging into event and seen: (partition, stored_at, tenants or null for all, first day that `seen` decides about, first
 -- day that `seen` keeps, days of the window). Staging holds each message id once, in key order, so that two applies that
--- share ids wait for each other in the same order. Answers with what was new, per tenant and received hour.
+-- share ids wait for each other in the same order. Answers with the ids that were new, per tenant and received hour.
 WITH fresh AS (
     SELECT s.*, date '1970-01-01' + ((s.received_at - mod(mod(s.received_at, 86400000000) + 86400000000, 86400000000)) / 86400000000)::int AS received_day
     FROM staging s
     WHERE $3::text[] IS NULL OR s.tenant = ANY ($3)
+    OFFSET 0 -- the day is computed once
 ), stored AS (
     INSERT INTO {home}.event (
         tenant, message_id, received_day, received_at, event_at, stored_at, epoch, log_offset, content_hash, partition, ordinal,
@@ -100,7 +101,7 @@ WITH fresh AS (
     SELECT tenant, message_id, received_day, content_hash FROM stored WHERE received_day >= $5::date
     ON CONFLICT DO NOTHING
 )
-SELECT tenant, received_at - mod(mod(received_at, 3600000000) + 3600000000, 3600000000) AS hour, count(*) AS events
+SELECT tenant, received_at - mod(mod(received_at, 3600000000) + 3600000000, 3600000000) AS hour, array_agg(message_id) AS ids
 FROM stored GROUP BY 1, 2
 
 -- name: first_hashes
@@ -155,9 +156,9 @@ SELECT tenant, hour, stored, duplicate, quarantined, held FROM {home}.ledger
 SELECT n.tenant, n.node, n.component
 FROM unnest($1::text[], $2::text[]) AS asked (tenant, node) JOIN {home}.node n USING (tenant, node)
 
--- name: lock_tenant
--- Until the transaction ends, nobody else changes the identity graph of the tenant.
-SELECT pg_advisory_xact_lock(hashtextextended('dataflow.identity.' || $1, 0))
+-- name: lock_tenants
+-- Until the transaction ends, nobody else changes the identity graphs of these tenants. Locks are taken in the order given.
+SELECT pg_advisory_xact_lock(hashtextextended('dataflow.identity.' || who, 0)) FROM unnest($1::text[]) AS who
 
 -- name: touched_components
 -- All members of the components of some nodes: (tenants, nodes).
@@ -222,6 +223,10 @@ SELECT tenant, node, name, value, at, message_id FROM {home}.trait WHERE tenant 
 -- The latest dead letter of a message id: (tenant, message id).
 SELECT partition, log_offset, ordinal, reason FROM {home}.dead_letter
 WHERE tenant = $1 AND message_id = $2 ORDER BY received_at DESC, log_offset DESC LIMIT 1
+
+-- name: get_held
+-- The latest held records of a tenant: (tenant, limit).
+SELECT partition, log_offset, record FROM {home}.held WHERE tenant = $1 ORDER BY received_at DESC, log_offset DESC LIMIT $2
 
 -- name: audit_last
 -- The last entry of a chain.

@@ -53,7 +53,7 @@ BEGIN
         PRIMARY KEY (tenant, message_id, received_day)
     ) PARTITION BY RANGE (received_day);
     CREATE INDEX event_time ON event (tenant, event_at, message_id);
-    CREATE INDEX event_user ON event (tenant, user_id, event_at, message_id) WHERE user_id IS NOT NULL;
+    CREATE INDEX event_user ON event (tenant, user_id, event_at) WHERE user_id IS NOT NULL;
 
     -- Message ids of the last days, for clients that send an event again after midnight.
     CREATE TABLE seen (

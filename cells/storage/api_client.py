@@ -1,0 +1,57 @@
+"""The store as a separate processing role sees it: Apply and Positions of its cell's storage role over gRPC."""
+
+from __future__ import annotations
+
+import grpc
+
+from cells.storage import codec_grpc as codec
+from dataflow.storage.v1 import storage_pb2, storage_pb2_grpc
+from kernel.clock import Clock
+from kernel.effects import Apply, Outcome
+from kernel.errors import Failure, Reason
+from kernel.limits import QUERY_SECONDS_MAX
+
+_OPTIONS = (
+    ("grpc.max_send_message_length", 256 * 1024 * 1024),
+    ("grpc.max_receive_message_length", 4 * 1024 * 1024),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+)
+
+
+class GrpcStore:
+    """`positions` and `apply` of the port. `address` is host:port of the storage role; the channel connects by itself."""
+
+    def __init__(self, address: str, clock: Clock) -> None:
+        self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
+        self._stub: storage_pb2_grpc.StorageServiceAsyncStub = storage_pb2_grpc.StorageServiceStub(self._channel)
+        self._clock = clock
+
+    async def close(self) -> None:
+        """Cuts the channel. Idempotent."""
+        await self._channel.close(None)
+
+    async def positions(self) -> dict[int, int]:
+        """See the port."""
+        try:
+            answer = await self._stub.Positions(storage_pb2.PositionsRequest(), timeout=QUERY_SECONDS_MAX)
+        except grpc.aio.AioRpcError as error:
+            raise _failure(error) from error
+        return dict(answer.positions)
+
+    async def apply(self, apply: Apply, deadline: float) -> Outcome:
+        """See the port."""
+        seconds = deadline - self._clock.monotonic()
+        if seconds <= 0:
+            raise Failure(Reason.STORE_UNAVAILABLE, "no time was left")
+        try:
+            answer = await self._stub.Apply(codec.apply_request(apply), timeout=seconds)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
+                raise ValueError(error.details()) from error
+            raise _failure(error) from error
+        return codec.outcome_of(answer)
+
+
+def _failure(error: grpc.aio.AioRpcError) -> Failure:
+    return Failure(Reason.STORE_UNAVAILABLE, error.code().name)
