@@ -45,11 +45,11 @@ async def run_directory(own: config.DirectorySettings, stop: asyncio.Event) -> N
         def status() -> dict[str, object]:
             return {"role": "directory", "zone": own.zone, "revision": mirror.table.revision, "tenants": len(mirror.table.tenants)}
 
-        async with probes.serving(probes.application(lambda: health.problems, status, meter.exposition), *config.address(own.http_bind)):
+        async with probes.serving(probes.application(lambda: health.problems, status, meter.exposition), *config.address(own.http_address)):
             following = asyncio.create_task(mirror.follow(stop))
-            server = await api.serve(service, tokens, meter, own.directory_bind)
+            server = await api.serve(service, tokens, meter, own.grpc_address)
             health.set("start", None)
-            log.info("serving", bind=own.directory_bind, revision=revision, tenants=len(mirror.table.tenants))
+            log.info("serving", bind=own.grpc_address, revision=revision, tenants=len(mirror.table.tenants))
             await _until(stop, following)
             health.set("drain", "stopping")
             await server.drain(DRAIN_SECONDS)
@@ -63,7 +63,7 @@ async def run_agent(own: config.AgentSettings, stop: asyncio.Event) -> None:
     meter = PrometheusMeter(metrics.AGENT)
     _write_bootstrap(own)
     ads = xds.AdsServer(meter)
-    keeper = Keeper(own.zone, FileJournal(own.journal_path, own.public_key()), Listen(*config.address(own.edge_listen)))
+    keeper = Keeper(own.zone, FileJournal(own.journal_path, own.public_key()), Listen(*config.address(own.edge_address)))
     feed = DirectoryFeed(own.directory_address, own.follower_token(), own.edge_name)
     follower = Follower(keeper, feed, ads, meter, log, random.random)
     follower.boot()
@@ -82,10 +82,10 @@ async def run_agent(own: config.AgentSettings, stop: asyncio.Event) -> None:
         }
         return {**told, "refused": follower.last_refusal, "envoy": asdict(ads.status)}
 
-    server = await xds.serve(ads, own.xds_bind)
-    async with probes.serving(probes.application(problems, status, meter.exposition), *config.address(own.http_bind)):
+    server = await xds.serve(ads, own.xds_address)
+    async with probes.serving(probes.application(problems, status, meter.exposition), *config.address(own.http_address)):
         following = asyncio.create_task(follower.run(stop))
-        log.info("serving", xds=own.xds_bind, revision=keeper.table.revision)
+        log.info("serving", xds=own.xds_address, revision=keeper.table.revision)
         await _until(stop, following)
         await following
         await server.stop(0)  # Envoy goes on with what it has
@@ -105,7 +105,7 @@ async def _until(stop: asyncio.Event, task: asyncio.Task[None]) -> None:
 def _write_bootstrap(own: config.AgentSettings) -> None:
     """Atomically: a supervisor may start Envoy as soon as the file is there."""
     identity = EdgeIdentity(own.edge_name, own.zone, own.region)
-    text = json.dumps(bootstrap(identity, *config.address(own.xds_bind), own.envoy_admin_port), indent=1)
+    text = json.dumps(bootstrap(identity, *config.address(own.xds_address), config.address(own.edge_admin_address)[1]), indent=1)
     own.bootstrap_path.parent.mkdir(parents=True, exist_ok=True)
     fresh = own.bootstrap_path.with_suffix(".new")
     fresh.write_text(text)

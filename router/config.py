@@ -22,22 +22,22 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True, slots=True)
 class DirectorySettings:
-    """DATAFLOW_ZONE, DATAFLOW_DIRECTORY_BIND (gRPC), DATAFLOW_DIRECTORY_DSN (postgres://, its role owns the database),
+    """DATAFLOW_ZONE, DATAFLOW_GRPC_ADDRESS (gRPC), DATAFLOW_DIRECTORY_DSN (postgres://, its role owns the database),
     DATAFLOW_CELLS_FILE (JSON list of {cell, region, grpc_address, http_address, weight = 1}), DATAFLOW_ZONES_FILE (JSON object
     from each zone to its public URL), DATAFLOW_SIGNING_KEY_FILE (Ed25519 private key, 32 bytes in hex),
-    DATAFLOW_OPERATOR_TOKEN_FILE, DATAFLOW_FOLLOWER_TOKEN_FILE (text, 16 characters or more), DATAFLOW_HTTP_BIND (/healthz,
+    DATAFLOW_OPERATOR_TOKEN_FILE, DATAFLOW_FOLLOWER_TOKEN_FILE (text, 16 characters or more), DATAFLOW_HTTP_ADDRESS (/healthz,
     /readyz, /status, /metrics), DATAFLOW_LOG_LEVEL (default info).
     """
 
     zone: ZoneName
-    directory_bind: str
+    grpc_address: str
     directory_dsn: str
     cells_file: Path
     zones_file: Path
     signing_key_file: Path
     operator_token_file: Path
     follower_token_file: Path
-    http_bind: str
+    http_address: str
     log_level: str = "info"
 
     def topology(self) -> Topology:
@@ -69,8 +69,8 @@ class DirectorySettings:
 class AgentSettings:
     """DATAFLOW_EDGE_NAME, DATAFLOW_ZONE, DATAFLOW_REGION, DATAFLOW_DIRECTORY_ADDRESS, DATAFLOW_FOLLOWER_TOKEN_FILE,
     DATAFLOW_PUBLIC_KEY_FILE (the zone's Ed25519 public key, 32 bytes in hex), DATAFLOW_JOURNAL_PATH (written; its folder is
-    made), DATAFLOW_XDS_BIND (loopback), DATAFLOW_HTTP_BIND (/healthz, /readyz, /status, /metrics), DATAFLOW_EDGE_LISTEN
-    (Envoy's listener, a numeric host), DATAFLOW_ENVOY_ADMIN_PORT, DATAFLOW_BOOTSTRAP_PATH (written before anything is served),
+    made), DATAFLOW_XDS_ADDRESS (loopback), DATAFLOW_HTTP_ADDRESS (/healthz, /readyz, /status, /metrics), DATAFLOW_EDGE_ADDRESS
+    (Envoy's listener, a numeric host), DATAFLOW_EDGE_ADMIN_ADDRESS (its admin page, on loopback), DATAFLOW_BOOTSTRAP_PATH (written before anything is served),
     DATAFLOW_LOG_LEVEL (default info).
     """
 
@@ -81,10 +81,10 @@ class AgentSettings:
     follower_token_file: Path
     public_key_file: Path
     journal_path: Path
-    xds_bind: str
-    http_bind: str
-    edge_listen: str
-    envoy_admin_port: int
+    xds_address: str
+    http_address: str
+    edge_address: str
+    edge_admin_address: str
     bootstrap_path: Path
     log_level: str = "info"
 

@@ -51,7 +51,6 @@ def _connection_manager(edge: Edge) -> dict[str, object]:
         "codec_type": "AUTO",
         "server_name": "dataflow",
         "use_remote_address": True,
-        "internal_address_config": {"unix_sockets": False},  # nobody's x-envoy-* headers are believed, loopback's included
         "normalize_path": True,
         "generate_request_id": True,
         "preserve_external_request_id": True,
@@ -90,7 +89,11 @@ def _strip() -> dict[str, object]:
         "name": "envoy.http.early_header_mutation.header_mutation",
         "typed_config": {
             "@type": _type(header_mutation_pb2.HeaderMutation),
-            "mutations": [*({"remove": header} for header in INTERNAL_HEADERS), {"append": shard}],
+            "mutations": [
+                {"remove_on_match": {"key_matcher": {"prefix": "x-envoy-", "ignore_case": True}}},  # timeouts, retries: not a client's
+                *({"remove": header} for header in INTERNAL_HEADERS),
+                {"append": shard},
+            ],
         },
     }
 

@@ -36,7 +36,7 @@ def _answer(reason: Reason, status: int, endpoint: str = "") -> dict[str, str]:
         "grpc": str(int(reason.spec.grpc)),
         "body": refusals.body(reason, endpoint),
         "message": refusals.message(reason, endpoint),
-        "details": refusals.details(reason, named),
+        "details": refusals.details(reason, endpoint, named),
         **named,
     }
 

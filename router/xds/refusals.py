@@ -24,9 +24,12 @@ def message(reason: Reason, detail: str = "") -> str:
     return f"{reason.spec.client}: {detail}" if detail else reason.spec.client
 
 
-def details(reason: Reason, metadata: Mapping[str, str] | None = None) -> str:
-    """`grpc-status-details-bin`: google.rpc.Status with an ErrorInfo, in base64 without padding as gRPC sends it."""
+def details(reason: Reason, detail: str = "", metadata: Mapping[str, str] | None = None) -> str:
+    """`grpc-status-details-bin`: google.rpc.Status with an ErrorInfo, in base64 without padding as gRPC sends it.
+
+    Its message must be the one of `grpc-message`: clients compare them.
+    """
     info = any_pb2.Any()
     info.Pack(error_details_pb2.ErrorInfo(reason=reason.name, domain=DOMAIN, metadata=dict(metadata or {})))
-    status = status_pb2.Status(code=int(reason.spec.grpc), message=message(reason), details=[info])
+    status = status_pb2.Status(code=int(reason.spec.grpc), message=message(reason, detail), details=[info])
     return base64.b64encode(status.SerializeToString(deterministic=True)).decode().rstrip("=")

@@ -1,0 +1,235 @@
+"""A whole edge in one test process: directory, agent with its real ADS server, tiny real cells, and the real Envoy beside it. No tests in here."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import secrets
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from dataflow.routing.v1 import routing_pb2 as pb
+from dataflow.routing.v1 import routing_pb2_grpc
+from kernel.ids import CellId, RegionName, ZoneName
+from kernel.metrics import MemoryMeter
+from kernel.process.journal import FileJournal, Signer
+from router import probes
+from router.agent.follow import Follower
+from router.agent.keeper import Keeper
+from router.api import server as api
+from router.api.client import DirectoryFeed
+from router.api.mirror import Mirror, open_mirror
+from router.api.service import RouterService
+from router.api.tokens import Tokens
+from router.placement.memory import MemoryStore
+from router.placement.table import CellEndpoint, Topology
+from router.xds import server as xds
+from router.xds.bootstrap import EdgeIdentity, bootstrap
+from router.xds.compile import Listen
+from tests.support.envoy import Envoy
+from tests.support.processes import free_port
+
+EU = ZoneName("eu")
+OPERATOR, FOLLOWER = "operator-token-of-tests", "follower-token-of-tests"
+ZONES = ((EU, "http://eu.test"), (ZoneName("us"), "https://us.test"))
+STAMPS = ("x-dataflow-tenant", "x-dataflow-cell", "x-dataflow-epoch", "x-dataflow-revision")
+_ECHO = "/dataflow.test.Echo/Say"
+
+
+class QuietLog:
+    """A structured logger that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, dict[str, object]]] = []
+
+    def info(self, event: str, **values: object) -> None:
+        self.lines.append((event, values))
+
+    def error(self, event: str, **values: object) -> None:
+        self.lines.append((event, values))
+
+
+@dataclass
+class Answer:
+    """A whole HTTP answer; header names in lower case."""
+
+    status_code: int
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        """The body as JSON."""
+        return json.loads(self.body)
+
+
+class Http:
+    """A client of one host that follows no redirect."""
+
+    def __init__(self, session: aiohttp.ClientSession, base: str) -> None:
+        self._session = session
+        self._base = base
+
+    async def ask(self, method: str, path: str, headers: dict[str, str] | None = None, content: bytes | None = None) -> Answer:
+        """Raises aiohttp.ClientError when there is no answer."""
+        async with self._session.request(method, self._base + path, headers=headers, data=content, allow_redirects=False) as answer:
+            return Answer(answer.status, {name.lower(): value for name, value in answer.headers.items()}, await answer.read())
+
+    async def get(self, path: str, headers: dict[str, str] | None = None) -> Answer:
+        """GET."""
+        return await self.ask("GET", path, headers)
+
+    async def post(self, path: str, headers: dict[str, str] | None = None, content: bytes | None = None) -> Answer:
+        """POST."""
+        return await self.ask("POST", path, headers, content)
+
+
+@contextlib.asynccontextmanager
+async def http_client(port: int) -> AsyncIterator[Http]:
+    """A client of 127.0.0.1."""
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
+        yield Http(session, f"http://127.0.0.1:{port}")
+
+
+@dataclass
+class TinyCell:
+    """A cell that answers with the headers that reached it, on both ports."""
+
+    endpoint: CellEndpoint
+
+
+@contextlib.asynccontextmanager
+async def tiny_cell(name: str) -> AsyncIterator[TinyCell]:
+    """Real HTTP and gRPC servers with health."""
+    grpc_port, http_port = free_port(), free_port()
+
+    async def echo(request: Request) -> Response:
+        if request.url.path == "/v1/shed":
+            return JSONResponse({"code": "OVERLOADED", "message": "shed"}, 429, {"retry-after": "2"})
+        return JSONResponse({"cell": name, "path": request.url.path, "headers": dict(request.headers)})
+
+    async def readyz(_: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    app = Starlette(routes=[Route("/readyz", readyz), Route("/{rest:path}", echo, methods=["GET", "POST", "PUT"])])
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    probe = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(probe, server)
+    server.add_generic_rpc_handlers((_Echo(name),))
+    server.add_insecure_port(f"127.0.0.1:{grpc_port}")
+    await server.start()
+    await probe.set("", health_pb2.HealthCheckResponse.SERVING)
+    async with probes.serving(app, "127.0.0.1", http_port):
+        yield TinyCell(CellEndpoint(CellId(name), RegionName("eu-west-1"), f"127.0.0.1:{grpc_port}", f"127.0.0.1:{http_port}"))
+    await server.stop(0)
+
+
+class _Echo(grpc.GenericRpcHandler):
+    def __init__(self, cell: str) -> None:
+        self._cell = cell
+
+    def service(self, details: Any) -> Any:
+        async def say(_: bytes, context: Any) -> bytes:
+            metadata = {key: value for key, value in context.invocation_metadata() if isinstance(value, str)}
+            return json.dumps({"cell": self._cell, "headers": metadata}).encode()
+
+        return grpc.unary_unary_rpc_method_handler(say) if details.method == _ECHO else None
+
+
+@dataclass
+class Directory:
+    """A served directory on a memory store, and its client."""
+
+    store: MemoryStore
+    signer: Signer
+    address: str
+    meter: MemoryMeter
+    mirror: Mirror
+    stub: Any
+    token: str = OPERATOR
+
+    async def call(self, method: str, **fields: Any) -> Any:
+        """One call as the operator."""
+        request = getattr(pb, f"{method}Request")(**fields)
+        return await getattr(self.stub, method)(request, metadata=(("authorization", f"Bearer {self.token}"),))
+
+
+@contextlib.asynccontextmanager
+async def directory(
+    cells: list[TinyCell], signer: Signer, store: MemoryStore | None = None, bind: str = "127.0.0.1:0"
+) -> AsyncIterator[Directory]:
+    """A directory over real gRPC."""
+    held = store or MemoryStore(EU)
+    await held.adopt(Topology(tuple(cell.endpoint for cell in cells), ZONES))
+    meter = MemoryMeter()
+    mirror = await open_mirror(held, meter)
+    service = RouterService(held, mirror, signer, meter, secrets.token_bytes)
+    server = await api.serve(service, Tokens(OPERATOR, FOLLOWER), meter, bind)
+    address = f"127.0.0.1:{server.port}"
+    async with grpc.aio.insecure_channel(address) as channel:
+        yield Directory(held, signer, address, meter, mirror, routing_pb2_grpc.RouterServiceStub(channel))
+    await server.drain(0)
+
+
+@dataclass
+class Agent:
+    """A running agent."""
+
+    follower: Follower
+    ads: xds.AdsServer
+    meter: MemoryMeter
+    log: QuietLog
+    server: grpc.aio.Server
+    xds_address: str
+
+    async def hang_up(self) -> None:
+        """Ends all streams and serves again at the same place."""
+        await self.server.stop(0)
+        self.server = await xds.serve(self.ads, self.xds_address)
+
+
+@dataclass
+class Ports:
+    """What the agent and Envoy listen on, kept over restarts."""
+
+    xds: int
+    edge: int
+    admin: int
+
+
+@contextlib.asynccontextmanager
+async def agent(folder: Path, directory_address: str, public_key: bytes, ports: Ports) -> AsyncIterator[Agent]:
+    """An agent over the journal in `folder`; also writes Envoy's bootstrap there."""
+    meter, log = MemoryMeter(), QuietLog()
+    identity = EdgeIdentity("edge-test", EU, RegionName("eu-west-1"))
+    (folder / "envoy.json").write_text(json.dumps(bootstrap(identity, "127.0.0.1", ports.xds, ports.admin)))
+    ads = xds.AdsServer(meter)
+    keeper = Keeper(EU, FileJournal(folder / "placement.journal", public_key), Listen("127.0.0.1", ports.edge))
+    feed = DirectoryFeed(directory_address, FOLLOWER, identity.name)
+    follower = Follower(keeper, feed, ads, meter, log, lambda: 0.0)
+    follower.boot()
+    stop = asyncio.Event()
+    address = f"127.0.0.1:{ports.xds}"
+    running = Agent(follower, ads, meter, log, await xds.serve(ads, address), address)
+    task = asyncio.create_task(follower.run(stop))
+    try:
+        yield running
+    finally:
+        stop.set()
+        await task
+        await running.server.stop(0)
+
+
+def envoy(folder: Path, ports: Ports) -> Envoy:
+    """The Envoy of that agent."""
+    return Envoy(folder / "envoy.json", ports.admin)
