@@ -13,13 +13,16 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import asyncpg
 import psutil
 import pytest
 
+from cli.local.fleet import LocalFleet
+from cli.local.postgres import Postgres
 from tests.support.postgres import temporary_folder
 from tests.support.processes import eventually, free_block
 
@@ -34,6 +37,7 @@ class Machine:
 
     state: Path
     port_base: int
+    started: list[asyncio.subprocess.Process] = field(default_factory=list)
 
     async def up(self) -> asyncio.subprocess.Process:
         """A running `dataflow up`, ready."""
@@ -53,7 +57,9 @@ class Machine:
         pipe = asyncio.subprocess.PIPE
         environ = {**os.environ, "COLUMNS": "200"}
         argv = (sys.executable, "-m", "cli.main", *arguments, "--state", str(self.state))
-        return await asyncio.create_subprocess_exec(*argv, stdout=pipe, stderr=pipe, env=environ)
+        process = await asyncio.create_subprocess_exec(*argv, stdout=pipe, stderr=pipe, env=environ)
+        self.started.append(process)
+        return process
 
     async def run(self, *arguments: str) -> tuple[int, str]:
         """Its exit code and all that it said."""
@@ -78,13 +84,14 @@ class Machine:
 
 
 @pytest.fixture
-def machine() -> Iterator[Machine]:
+async def machine() -> AsyncIterator[Machine]:
     made = Machine(temporary_folder(), free_block(120))
     yield made
-    for process in psutil.process_iter(["cmdline"]):
-        if any(str(made.state) in word for word in process.info["cmdline"] or ()):
-            process.kill()
-    shutil.rmtree(made.state)
+    for process in made.started:
+        if process.returncode is None:
+            process.kill()  # its children die with it
+        await process.communicate()
+    shutil.rmtree(made.state, ignore_errors=True)
 
 
 async def test_events_come_back_out_and_survive_a_restart_of_the_fleet(machine: Machine) -> None:
@@ -119,13 +126,62 @@ async def test_events_come_back_out_and_survive_a_restart_of_the_fleet(machine: 
     assert not (machine.state / "zones").exists()
 
 
+async def test_cell_and_edge_serve_without_their_directory(machine: Machine) -> None:
+    """With the directory down for good, a restarted cell, agent and Envoy boot from their own disks and take events."""
+    async with LocalFleet(machine.state, machine.port_base, cells=["eu-west-1-a"]) as fleet:
+        await fleet.wait_until_ready(UP_SECONDS)
+        async with fleet.access.directory("eu") as directory:
+            assert (await directory.create_tenant("shop")).cell == "eu-west-1-a"
+            _, key = await directory.create_source("shop", "web")
+        assert await _accepted(machine, key, ["m-1"]) == {"success": True}
+        fleet.hold("directory/eu")
+        fleet.kill("directory/eu")
+        others = ("cell/eu-west-1-a", "agent/eu-west-1", "envoy/eu-west-1")
+        before = [fleet.kill(name) for name in others]
+        await fleet.wait_until_ready(UP_SECONDS, [*others, "endpoint/eu"])
+        assert not set(before) & {fleet.pid(name) for name in others}
+        assert await _accepted(machine, key, ["m-2"]) == {"success": True}
+        assert fleet.statuses["directory/eu"].state == "held"
+        fleet.release("directory/eu")
+        await fleet.wait_until_ready(UP_SECONDS)
+    assert not fleet.state.holder()
+
+
+async def test_a_cells_database_is_killed_and_comes_back(machine: Machine) -> None:
+    """After SIGKILL of a cell's PostgreSQL the cell takes events again without being restarted by hand."""
+    async with LocalFleet(machine.state, machine.port_base, cells=["eu-west-1-a"]) as fleet:
+        await fleet.wait_until_ready(UP_SECONDS)
+        async with fleet.access.directory("eu") as directory:
+            await directory.create_tenant("shop")
+            _, key = await directory.create_source("shop", "web")
+        assert await _accepted(machine, key, ["m-1"]) == {"success": True}
+        fleet.kill("postgres/eu-west-1-a")
+        await fleet.wait_until_ready(UP_SECONDS)
+        assert await _accepted(machine, key, ["m-2"]) == {"success": True}
+        connection = await asyncpg.connect(fleet.dsn("eu-west-1-a"))
+        assert await connection.fetchval("SELECT count(*) FROM eventlog.record") >= 2
+        await connection.close()
+
+
+async def test_a_foreign_server_may_keep_the_data(machine: Machine, postgres_server: Postgres) -> None:
+    """With --postgres-url no PostgreSQL is started and the cell's and the directory's databases are made there."""
+    url = postgres_server.dsn().rpartition("/")[0]
+    async with LocalFleet(machine.state, machine.port_base, cells=["eu-west-1-a"], postgres_url=url) as fleet:
+        await fleet.wait_until_ready(UP_SECONDS)
+        assert not [name for name in fleet.statuses if name.startswith("postgres/")]
+        connection = await asyncpg.connect(postgres_server.dsn())
+        made = {row["datname"] for row in await connection.fetch("SELECT datname FROM pg_database")}
+        await connection.close()
+        assert {"cell_eu_west_1_a", "directory_eu"} <= made
+
+
 async def _accepted(machine: Machine, key: str, message_ids: list[str]) -> dict[str, object]:
-    """The answer of the first request that is not refused because the edge has not heard of the key."""
+    """The answer of the first request that is not refused because a key is too new or a database just back."""
     deadline = time.monotonic() + 10
     while True:
         try:
             return await asyncio.to_thread(machine.send, key, message_ids)
         except urllib.error.HTTPError as error:
-            if error.code != 401 or time.monotonic() > deadline:
+            if error.code not in (401, 429, 503) or time.monotonic() > deadline:
                 raise AssertionError(f"{error.code} {error.read()!r}") from error
         await asyncio.sleep(0.05)
