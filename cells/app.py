@@ -75,12 +75,17 @@ def _process(config: Config, role: Role, meter: telemetry.PrometheusMeter, stack
 
 
 async def _add_roles(process: Process, role: Role) -> None:
+    """In the order in which an event walks, but that storage opens first: it makes the database."""
     store = await roles.open_store(process) if role in ("all", "storage") else None
     log = await roles.open_log(process) if role != "storage" else None
     if log is not None and role in ("all", "ingest"):
         roles.add_ingest(process, log)
-    if log is not None and store is not None and role == "all":
-        roles.add_processing(process, log, store, store)
+    if log is not None and role in ("all", "processing"):
+        roles.add_processing(process, log, store or roles.remote_store(process), store)
+    if store is not None:
+        roles.add_query(process, store, log)
+    if role == "storage" and store is not None:
+        roles.add_apply_service(process, store)
 
 
 async def _admitting(process: Process, stop: asyncio.Event) -> bool:

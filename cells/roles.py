@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import Mapping
 
 from cells.config import role_and_password
 from cells.eventlog import postgres as postgres_log
@@ -12,14 +13,25 @@ from cells.eventlog.retention import expire
 from cells.ingest.accept import Acceptor, Inflight
 from cells.ingest.api_grpc import IngestGrpc
 from cells.ingest.api_http import IngestHttp
+from cells.ingest.authenticate import authenticate_reader, key_of_headers
 from cells.process import Process
 from cells.processing.consumer import Consumer, Wiring, report_lag
+from cells.processing.locate import locate
 from cells.processing.store import Applier
+from cells.storage.api_client import GrpcStore
+from cells.storage.api_grpc import QueryGrpc, StorageGrpc
+from cells.storage.api_http import QueryHttp
+from cells.storage.ask import Questions
+from cells.storage.auditor import Auditor
 from cells.storage.postgres_apply import PostgresStore
+from cells.storage.postgres_audit import PostgresAuditTrail
 from cells.storage.postgres_provision import Passwords, provision
+from cells.storage.postgres_read import PostgresReader
 from dataflow.ingest.v1 import ingest_pb2_grpc
-from kernel.errors import Failure
-from kernel.ids import CellId
+from dataflow.storage.v1 import query_pb2_grpc, storage_pb2_grpc
+from kernel.effects import Position
+from kernel.errors import Failure, Reason
+from kernel.ids import CellId, TenantId, hash_of
 
 _LAG_SECONDS = 1.0
 _HOUSEKEEPING_SECONDS = 600.0
@@ -109,3 +121,46 @@ def add_processing(process: Process, log: EventLog, store: Applier, local: Postg
         await expire(log, await store.positions(), process.clock.now())
 
     process.every("log retention", _HOUSEKEEPING_SECONDS, retain)
+
+
+def add_query(process: Process, store: PostgresStore, log: EventLog | None) -> None:
+    """Answers a tenant's questions. Without the log in this process a trace knows what is stored only."""
+    reader = PostgresReader(process.config.query_dsn)
+    trail = PostgresAuditTrail(process.config.audit_dsn)
+    auditor = Auditor(trail, process.config.cell, process.meter)
+    auditor.start()
+    for close in (reader.close, trail.close, auditor.close):
+        process.stack.push_async_callback(close)
+
+    async def in_log(tenant: TenantId, message_id: str) -> Position | None:
+        return await locate(log, store, tenant, message_id) if log is not None else None
+
+    def who(headers: Mapping[str, str]) -> tuple[TenantId, str]:
+        return reader_of(process, headers)
+
+    questions = Questions(reader, auditor, in_log, process.clock, process.meter)
+    process.routes.extend(QueryHttp(questions, who).routes())
+    query_pb2_grpc.add_QueryServiceServicer_to_server(QueryGrpc(questions, who), process.grpc.server)
+    process.services.append("dataflow.storage.v1.QueryService")
+
+
+def reader_of(process: Process, headers: Mapping[str, str]) -> tuple[TenantId, str]:
+    """The tenant that a request may read, and who asks, for the audit log: the key by the start of its hash."""
+    key = key_of_headers(headers.get("authorization"), headers.get("x-api-key"))
+    tenant = authenticate_reader(key, process.follower.current)
+    if tenant.cell != process.config.cell:
+        raise Failure(Reason.MOVED, f"epoch {tenant.epoch}", retry_after_seconds=1)
+    return tenant.name, f"read-key {hash_of(key or '')[:12]}"
+
+
+def add_apply_service(process: Process, store: PostgresStore) -> None:
+    """Takes applies from a separate processing role of this cell."""
+    storage_pb2_grpc.add_StorageServiceServicer_to_server(StorageGrpc(store, process.clock), process.grpc.server)
+    process.services.append("dataflow.storage.v1.StorageService")
+
+
+def remote_store(process: Process) -> Applier:
+    """The storage role of this cell, over gRPC."""
+    client = GrpcStore(process.config.storage_address, process.clock)
+    process.stack.push_async_callback(client.close)
+    return client
