@@ -70,8 +70,8 @@ class AgentSettings:
     """DATAFLOW_EDGE_NAME, DATAFLOW_ZONE, DATAFLOW_REGION, DATAFLOW_DIRECTORY_ADDRESS, DATAFLOW_FOLLOWER_TOKEN_FILE,
     DATAFLOW_PUBLIC_KEY_FILE (the zone's Ed25519 public key, 32 bytes in hex), DATAFLOW_JOURNAL_PATH (written; its folder is
     made), DATAFLOW_XDS_ADDRESS (loopback), DATAFLOW_HTTP_ADDRESS (/healthz, /readyz, /status, /metrics), DATAFLOW_EDGE_ADDRESS
-    (Envoy's listener, a numeric host), DATAFLOW_EDGE_ADMIN_ADDRESS (its admin page, on loopback), DATAFLOW_BOOTSTRAP_PATH (written before anything is served),
-    DATAFLOW_LOG_LEVEL (default info).
+    (Envoy's listener, a numeric host), DATAFLOW_EDGE_ADMIN_ADDRESS (Envoy's admin page, on loopback), DATAFLOW_BOOTSTRAP_PATH
+    (Envoy's, as JSON; written before anything is served), DATAFLOW_LOG_LEVEL (default info).
     """
 
     edge_name: str

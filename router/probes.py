@@ -48,7 +48,7 @@ class _Unsignalled(uvicorn.Server):
 async def serving(app: Starlette, host: str, port: int) -> AsyncIterator[None]:
     """Serves meanwhile. Raises OSError when the port is taken."""
     config = uvicorn.Config(app, host=host, port=port, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1)
-    listening = socket.create_server((host, port))  # not uvicorn's own way, which ends the process when the port is taken
+    listening = _listen(host, port)
     server = _Unsignalled(config)
     task = asyncio.create_task(server.serve([listening]))
     try:
@@ -57,3 +57,17 @@ async def serving(app: Starlette, host: str, port: int) -> AsyncIterator[None]:
         server.should_exit = True
         await task
         listening.close()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Not uvicorn's own way, which ends the process when the port is taken. With the protocol named asyncio switches Nagle off."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.listen(128)
+    except OSError:
+        listening.close()
+        raise
+    return listening

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import contextlib
 import json
@@ -10,11 +9,12 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import grpc
 import pytest
+from envoy.config.route.v3 import route_pb2
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
@@ -51,14 +51,15 @@ class Room:
 
     async def say(self, **metadata: str) -> dict[str, Any]:
         """One gRPC call through the edge; the cell's echo."""
-        answer = await self.channel.unary_unary(SAY)(b"", metadata=tuple((k.replace("_", "-"), v) for k, v in metadata.items()), timeout=5)
+        call: Any = self.channel.unary_unary(SAY)
+        answer = await call(b"", metadata=tuple((k.replace("_", "-"), v) for k, v in metadata.items()), timeout=5)
         return dict(json.loads(answer))
 
     async def refusal(self, **metadata: str) -> tuple[grpc.StatusCode, str, grpc.aio.AioRpcError]:
         """The status and the ErrorInfo's reason of a call that the edge refuses."""
         with pytest.raises(grpc.aio.AioRpcError) as raised:
             await self.say(**metadata)
-        status = rpc_status.from_call(raised.value)
+        status = rpc_status.from_call(cast("Any", raised.value))
         info = error_details_pb2.ErrorInfo()
         assert status is not None
         assert status.details[0].Unpack(info)
@@ -183,7 +184,8 @@ async def test_foreign_keys_are_told_where_to_go(room: Room) -> None:
     assert (await room.http.post("/s/us-abcdefgh/v1/batch")).headers["location"] == "https://us.test/s/us-abcdefgh/v1/batch"
     code, reason, error = await room.refusal(authorization=f"Bearer {foreign}")
     assert (code, reason) == (grpc.StatusCode.FAILED_PRECONDITION, "FOREIGN_ZONE")
-    assert dict(error.trailing_metadata() or ()) | dict(error.initial_metadata() or ()) >= {"x-residency-endpoint": "https://us.test"}
+    told = dict(error.trailing_metadata() or ()) | dict(error.initial_metadata() or ())
+    assert told["x-residency-endpoint"] == "https://us.test"
     after = await room.envoy.stats("upstream_rq_total")
     assert {k: v for k, v in after.items() if "agent" not in k} == {k: v for k, v in before.items() if "agent" not in k}
 
@@ -247,11 +249,9 @@ async def test_a_new_key_is_live_within_a_second(room: Room) -> None:
         sent = room.agent.meter.values[(metrics.EDGE_XDS_SENT.name, (("type", "RouteConfiguration"),))]
         started = time.perf_counter()
         key = (await room.directory.call("CreateSource", tenant="acme", name=f"app-{number}")).write_key
-        acked=time.perf_counter()
         while (await room.http.post("/v1/batch", headers={"x-api-key": key})).status_code != 200:
             assert time.perf_counter() - started < 1
         waits.append(time.perf_counter() - started)
-        print(acked-started, waits[-1])
         pushed = room.agent.meter.values[(metrics.EDGE_XDS_SENT.name, (("type", "RouteConfiguration"),))] - sent
         assert pushed < 100_000
     print(f"CreateSource to live at the edge: median {sorted(waits)[5] * 1e3:.0f} ms, worst {max(waits) * 1e3:.0f} ms")
@@ -261,8 +261,6 @@ async def test_a_refused_configuration_keeps_the_last_good_one(room: Room) -> No
     """Law (rule 9): a NACK is counted and told, Envoy serves what it had, and the next good snapshot is taken."""
     good = room.agent.follower.keeper.compiled
     assert good is not None
-    from envoy.config.route.v3 import route_pb2
-
     bad = route_pb2.RouteConfiguration(name="keys-00")
     for name in ("one", "two"):
         bad.virtual_hosts.add(name=name, domains=["*"])
@@ -313,14 +311,12 @@ async def test_the_edge_survives_its_control_planes(tmp_path: Path) -> None:
             await proxy.serving()
             await eventually(lambda: works(key), "the edge serves from disk", 5)
             assert await works(second)
-            pushed = dict(running.meter.values)
             async with directory(cells, SIGNER, store, bind) as served:
                 await eventually(lambda: running.follower.connected, "the agent is back", 5)
                 third = (await served.call("CreateSource", tenant="acme", name="third")).write_key
                 await eventually(lambda: works(third), "changes flow again")
                 assert served.meter.values[("dataflow_directory_updates_sent_total", (("kind", "change"),))] == 1
                 assert ("dataflow_directory_updates_sent_total", (("kind", "whole"),)) not in served.meter.values
-            assert pushed
         journal = tmp_path / "placement.journal"
         proxy.stop()
         damaged = bytearray(journal.read_bytes())
@@ -330,7 +326,6 @@ async def test_the_edge_survives_its_control_planes(tmp_path: Path) -> None:
             assert running.follower.keeper.compiled is None
             proxy.start()
             await eventually(proxy.live, "Envoy is up")
-            await asyncio.sleep(0)
             assert not await works(key)
 
 

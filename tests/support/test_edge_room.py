@@ -1,4 +1,4 @@
-"""A whole edge in one test process: directory, agent with its real ADS server, tiny real cells, and the real Envoy beside it. No tests in here."""
+"""A whole edge: directory, agent with its real ADS server, tiny real cells, and the real Envoy beside it. No tests in here."""
 
 from __future__ import annotations
 

@@ -1,0 +1,168 @@
+"""Properties of placing and compiling: stability, residency (rule 12), agreement (rule 20), and cheap changes that equal whole ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from envoy.config.route.v3 import route_components_pb2, route_pb2
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kernel.errors import Reason
+from kernel.ids import KeyHash, TenantId, hash_of
+from router.placement import codec
+from router.placement.decide import Refused, Routed, decide
+from router.placement.place import place
+from router.placement.table import Table, Update, empty
+from router.xds.compile import Listen, compile_change, compile_whole
+from router.xds.ir import PROTOCOLS, shard_of
+from router.xds.lower import SLUG_PREFIX
+from router.xds.render import lookup, routes_name
+from router.xds.snapshot import CDS, EDS, RDS, SRDS, Snapshot, consistent, references
+from tests.support.test_router_words import EU, cell, tables, tenant
+
+LISTEN = Listen("127.0.0.1", 8_080)
+NAMES = [TenantId(f"tenant-{number}") for number in range(400)]
+FEW = settings(max_examples=15)
+
+
+@given(count=st.integers(1, 8), newcomer=st.integers(100, 10_000))
+def test_a_new_cell_takes_its_share_and_moves_nobody_else(count: int, newcomer: int) -> None:
+    """Law (rule 19): with one more cell, tenants move to that cell only, and about 1/(n+1) of them do."""
+    cells = [cell(f"cell-{number}") for number in range(count)]
+    fresh = cell(f"new-{newcomer}")
+    before = {name: place(name, cells) for name in NAMES}
+    after = {name: place(name, [*cells, fresh]) for name in NAMES}
+    moved = [name for name in NAMES if before[name] != after[name]]
+    assert all(after[name] == fresh.cell for name in moved)
+    expected = len(NAMES) / (count + 1)
+    assert len(moved) < expected + 5 * expected**0.5 + 1
+
+
+@given(weight=st.sampled_from([1.0, 2.0, 4.0]))
+def test_shares_follow_weights(weight: float) -> None:
+    """Law: a cell's share of tenants is its weight's."""
+    cells = [cell("light-1"), cell("heavy-1", weight=weight)]
+    heavy = sum(place(name, cells) == "heavy-1" for name in NAMES)
+    share = weight / (1 + weight)
+    assert abs(heavy / len(NAMES) - share) < 0.12
+
+
+@given(table=tables(), stranger=st.text(max_size=20))
+def test_decide_names_only_homes_in_the_zone(table: Table, stranger: str) -> None:
+    """Law: what is routed goes to the tenant's own home, one of the zone's cells; every other name is refused."""
+    for name in [*table.tenants, TenantId(stranger)]:
+        outcome = decide(name, table)
+        if isinstance(outcome, Routed):
+            assert outcome.cell in table.cells
+            assert (outcome.cell, outcome.epoch) == (table.tenants[name].cell, table.tenants[name].epoch)
+        else:
+            assert name not in table.tenants or table.tenants[name].suspended
+
+
+@FEW
+@given(table=tables())
+def test_no_upstream_lies_out_of_the_zone(table: Table) -> None:
+    """Law (rule 12): every address and cluster anywhere in the compiled configuration is one of the zone's cells'."""
+    snapshot = compile_whole(table, LISTEN).snapshot
+    allowed = {address for c in table.cells.values() for address in (c.grpc_address, c.http_address)}
+    clusters = {f"{name}/{protocol}" for name in table.cells for protocol in PROTOCOLS}
+    assert snapshot.types[CDS].keys() == clusters
+    for kind in (CDS, EDS):
+        for one in snapshot.types[kind].values():
+            assert one.refers <= allowed
+    for one in snapshot.types[RDS].values():
+        found = frozenset(references(route_pb2.RouteConfiguration.FromString(one.body)))
+        assert found == one.refers <= clusters
+
+
+@FEW
+@given(table=tables())
+def test_the_directory_and_envoy_agree(table: Table) -> None:
+    """Law (rule 20): for every tenant, key and slug the compiled route is what `decide` says, on both protocols."""
+    snapshot = compile_whole(table, LISTEN).snapshot
+    for name, held in table.tenants.items():
+        outcome = decide(name, table)
+        for source in held.sources:
+            _agrees(snapshot, hash_of(SLUG_PREFIX + source.slug), outcome, name)
+            for key in source.write_keys:
+                _agrees(snapshot, key.hash, Refused(Reason.REVOKED_KEY) if key.revoked else outcome, name)
+    _agrees(snapshot, hash_of("nobody's"), Refused(Reason.UNKNOWN_KEY), TenantId(""))
+
+
+@FEW
+@given(before=tables(), after=tables(), data=st.data())
+def test_a_change_compiles_to_what_the_whole_does(before: Table, after: Table, data: st.DataObject) -> None:
+    """Law (rule 5): compiling one change equals compiling everything, and leaves every shard that it does not touch alone."""
+    told = [t for t in after.tenants.values() if t.cell in before.cells and t.epoch >= getattr(before.tenants.get(t.name), "epoch", 0)]
+    update = Update(EU, before.revision, before.revision + 1, tuple(told))
+    compiled = compile_whole(before, LISTEN)
+    table = before.apply(update)
+    changed = compile_change(compiled, table, [t.name for t in told])
+    whole = compile_whole(table, LISTEN)
+    assert {k: {n: r.version for n, r in v.items()} for k, v in changed.snapshot.types.items()} == {
+        k: {n: r.version for n, r in v.items()} for k, v in whole.snapshot.types.items()
+    }
+    for name, one in changed.snapshot.types[RDS].items():
+        if one.version == compiled.snapshot.types[RDS][name].version:
+            assert one is compiled.snapshot.types[RDS][name]
+
+
+@FEW
+@given(table=tables(), victim=st.sampled_from([CDS, EDS, RDS, SRDS]))
+def test_an_inconsistent_snapshot_is_seen(table: Table, victim: str) -> None:
+    """Law (rule 9): a snapshot that lacks something another resource leads to has problems."""
+    compiled = compile_whole(table, LISTEN)
+    assert consistent(compiled.snapshot, compiled.edge) == ()
+    used = {c for one in compiled.snapshot.types[RDS].values() for c in one.refers}
+    if victim == SRDS or (victim == CDS and not used):
+        return
+    lacking = Snapshot(1, {**compiled.snapshot.types, victim: {}})
+    assert consistent(lacking, compiled.edge)
+
+
+@given(table=tables())
+def test_updates_survive_the_wire(table: Table) -> None:
+    """Law: what a follower parses is what the directory said."""
+    parsed = empty(EU).apply(codec.parse_update(codec.update_bytes(table.whole())))
+    strip = {name: (t.cell, t.epoch, t.suspended, t.sources, t.plan) for name, t in table.tenants.items()}
+    assert {name: (t.cell, t.epoch, t.suspended, t.sources, t.plan) for name, t in parsed.tenants.items()} == strip
+    assert (parsed.revision, parsed.cells, parsed.zones) == (table.revision, table.cells, table.zones)
+
+
+def test_a_leading_address_that_is_a_name_is_resolved_by_envoy() -> None:
+    """Law: cells named by host names get no endpoints by EDS, and the snapshot is still consistent."""
+    named = cell("a1")
+    named = type(named)(named.cell, named.region, "a1.cells.internal:7000", "a1.cells.internal:7001")
+    table = Table(EU, 1, {TenantId("one"): tenant("one")}, {named.cell: named}, {})
+    assert compile_whole(table, LISTEN).snapshot.types[EDS] == {}
+
+
+def _agrees(snapshot: Snapshot, key: KeyHash, outcome: Routed | Refused, name: TenantId) -> None:
+    for protocol in PROTOCOLS:
+        route = _route(snapshot, key, protocol)
+        if isinstance(outcome, Routed):
+            stamp = {option.header.key: option.header.value for option in route.request_headers_to_add}
+            assert route.route.cluster == f"{outcome.cell}/{protocol}"
+            assert (stamp["x-dataflow-tenant"], stamp["x-dataflow-cell"], stamp["x-dataflow-epoch"]) == (
+                name,
+                outcome.cell,
+                str(outcome.epoch),
+            )
+        else:
+            assert route.direct_response.status == outcome.reason.spec.http
+            assert not route.HasField("route")
+
+
+def _route(snapshot: Snapshot, key: KeyHash, protocol: Any) -> Any:
+    """What Envoy's matcher finds for a key."""
+    body = snapshot.types[RDS][routes_name(shard_of(key))].body
+    matcher = route_pb2.RouteConfiguration.FromString(body).virtual_hosts[0].matcher
+    text = lookup(key, protocol)
+    found = matcher.matcher_tree.exact_match_map.map
+    if text in found:
+        action = found[text].action
+    else:
+        miss = matcher.on_no_match.matcher if len(found) else matcher
+        action = miss.matcher_tree.prefix_match_map.map["application/grpc"].action if protocol == "grpc" else miss.on_no_match.action
+    return route_components_pb2.Route.FromString(action.typed_config.value)
