@@ -9,10 +9,9 @@ from typing import Final
 
 import click
 from google.protobuf.timestamp_pb2 import Timestamp
-from rich.console import Console
 from rich.table import Table
 
-from cli.commands.options import run, running, state_option, zone_of_tenant
+from cli.commands.options import console, run, running, state_option, zone_of_tenant
 from cli.errors import Unable
 from cli.local.access import Access
 from cli.query import Query
@@ -50,12 +49,13 @@ def list_events(tenant: str, limit: int, user: str, kind: str, name: str, state:
     access = running(state)
 
     async def show() -> None:
-        table = Table("happened", "type", "name", "user", "source", "cell", "message id")
+        table = Table("happened", "type", "name", "user", "source", "cell")
+        table.add_column("message id", overflow="fold", min_width=20)
         async with await _query(access, tenant) as query:
             async for event in query.events(pb.EventFilter(user_id=user, type=kind, name=name), limit):
                 user_text = event.user_id or f"({event.anonymous_id})"
                 table.add_row(_time(event.timestamp), event.type, event.name, user_text, event.source, event.cell, event.message_id)
-        Console().print(table)
+        console().print(table)
 
     run(show)
 

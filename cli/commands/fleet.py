@@ -14,7 +14,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from cli.commands.options import run, running, state_option
+from cli.commands.options import console, run, running, state_option
 from cli.errors import Unable
 from cli.local import snippets
 from cli.local.fleet import READY_SECONDS, LocalFleet, erase
@@ -103,7 +103,7 @@ def status(state: Path) -> None:
     for row in rows:
         uptime = f"{time.time() - row.started_at:.0f} s" if row.started_at else "-"
         table.add_row(row.name, str(row.pid or "-"), row.state, str(row.port), uptime, str(row.starts), row.problem[:80])
-    Console().print(table)
+    console().print(table)
     raise SystemExit(0 if all(row.state == "ready" for row in rows) else 1)
 
 

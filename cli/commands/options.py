@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from rich.console import Console
 
 from cli.errors import Unable
 from cli.local.access import Access, attach
@@ -23,6 +25,11 @@ state_option = click.option(
     envvar="DATAFLOW_STATE",
     help="State directory of the fleet.",
 )
+
+
+def console() -> Console:
+    """Where tables go: as wide as the terminal, and wide enough for all columns in a pipe."""
+    return Console(width=None if sys.stdout.isatty() else 200)
 
 
 def run(make: Callable[[], Coroutine[Any, Any, Answer]]) -> Answer:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.table import Table
 
-from cli.commands.options import run, running, state_option, zone_of_tenant
+from cli.commands.options import console, run, running, state_option, zone_of_tenant
 from cli.errors import Unable
 from cli.local import snippets
 from kernel.ids import is_name
@@ -63,7 +62,7 @@ def list_tenants(state: Path) -> None:
                     names = ", ".join(source.name for source in one.sources)
                     schema = "dedicated" if one.dedicated_schema else "shared"
                     table.add_row(one.name, one.zone, one.cell, str(one.epoch), names, schema, "suspended" if one.suspended else "active")
-        Console().print(table)
+        console().print(table)
 
     run(show)
 

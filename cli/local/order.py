@@ -23,7 +23,8 @@ class Spec:
     """One process. It is first started once all of `after` are ready; later deaths of those do not touch it.
 
     `prepare` runs before every start, `finish` after every time it became ready and before that is told. `death_signal` is what it
-    gets when the supervisor itself is killed.
+    gets when the supervisor itself is killed. A process that was ready and then gives no answer at all for `silence_seconds` is killed
+    and started again, unless it is held.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Spec:
     stop_signal: signal.Signals = signal.SIGTERM
     stop_seconds: float = 20.0
     death_signal: signal.Signals = signal.SIGKILL
+    silence_seconds: float = 30.0
     user: User | None = None
     prepare: Callable[[], Awaitable[None]] | None = None
     finish: Callable[[], Awaitable[None]] | None = None

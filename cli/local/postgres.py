@@ -20,6 +20,7 @@ import asyncpg
 
 from cli.errors import Unable
 from cli.local import binaries
+from cli.local.probe import Silence
 from cli.local.process import Child, tail
 
 SUPERUSER: Final = "postgres"
@@ -102,7 +103,9 @@ class Postgres:
         """Why the server is not ready, None when the superuser can ask it something."""
         try:
             connection = await asyncpg.connect(self.dsn(), timeout=2.0)
-        except (OSError, asyncpg.PostgresError, TimeoutError, asyncpg.InterfaceError) as error:
+        except (OSError, TimeoutError) as error:
+            return Silence(f"{type(error).__name__}: {error}")
+        except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             return f"{type(error).__name__}: {error}"
         try:
             await connection.fetchval("SELECT 1", timeout=2.0)

@@ -8,6 +8,13 @@ from typing import Final
 
 Probe = Callable[[], Awaitable[str | None]]
 
+
+class Silence(str):
+    """A problem that is no answer at all: the process hangs, is paused or does not listen. Others are answers of a live process."""
+
+    __slots__ = ()
+
+
 PROBE_SECONDS: Final = 2.0
 _ANSWER_BYTES_MAX: Final = 4_096
 
@@ -20,7 +27,7 @@ def tcp(port: int, host: str = "127.0.0.1") -> Probe:
             async with asyncio.timeout(PROBE_SECONDS):
                 _, writer = await asyncio.open_connection(host, port)
         except (OSError, TimeoutError) as error:
-            return f"port {port}: {error or 'no answer in time'}"
+            return Silence(f"port {port}: {error or 'no answer in time'}")
         writer.transport.abort()
         return None
 
@@ -34,8 +41,10 @@ def http(port: int, path: str = "/readyz", host: str = "127.0.0.1") -> Probe:
         try:
             async with asyncio.timeout(PROBE_SECONDS):
                 status, body = await _get(host, port, path)
-        except (OSError, TimeoutError, ValueError, asyncio.IncompleteReadError) as error:
-            return f"port {port}: {error or 'no answer in time'}"
+        except (OSError, TimeoutError) as error:
+            return Silence(f"port {port}: {error or 'no answer in time'}")
+        except ValueError as error:
+            return f"port {port}: {error}"
         return None if status == 200 else f"{status} {' '.join(body.split())[:200]}"
 
     return probe

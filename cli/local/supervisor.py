@@ -13,6 +13,7 @@ from typing import Final, Literal
 
 from cli.errors import Unable
 from cli.local.order import Spec, count_death, restart_delay, waves
+from cli.local.probe import Silence
 from cli.local.process import Child, tail, trim_log
 
 State = Literal["waiting", "starting", "ready", "unready", "down", "held", "failed", "stopped"]
@@ -172,7 +173,7 @@ class Supervisor:
         """Probes until the child ends."""
         self._tell(one, "starting")
         ended = asyncio.create_task(child.wait())
-        finished = False
+        finished, answered_at = False, time.monotonic()
         try:
             while not ended.done():
                 problem = await self._problem(one)
@@ -182,12 +183,15 @@ class Supervisor:
                 if ended.done() or one.asked_to_die:
                     await ended
                     break
+                if not finished or not isinstance(problem, Silence):
+                    answered_at = time.monotonic()
+                elif time.monotonic() - answered_at > one.spec.silence_seconds and one.may_start.is_set():
+                    await child.kill()
                 state: State = "ready" if problem is None else "unready" if finished else "starting"
                 if problem is None:
                     one.was_ready.set()
                 self._tell(one, state, problem or "")
-                pause = _PROBE_READY_SECONDS if problem is None else _PROBE_STARTING_SECONDS
-                await asyncio.wait([ended], timeout=pause)
+                await asyncio.wait([ended], timeout=_PROBE_READY_SECONDS if problem is None else _PROBE_STARTING_SECONDS)
         finally:
             ended.cancel()
 

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -62,6 +63,21 @@ async def test_a_killed_process_is_started_again(tmp_path: Path) -> None:
         supervisor.release("one")
         await supervisor.wait_until_ready(10)
         assert supervisor.statuses["one"].starts == 3
+
+
+async def test_a_paused_process_is_replaced(tmp_path: Path) -> None:
+    """One that was ready and no longer answers at all is killed and started again; while it is held it is left alone."""
+
+    async def answers() -> str | None:
+        running = psutil.Process(supervisor.pid("one")).status() != psutil.STATUS_STOPPED
+        return None if running else probe.Silence("no answer in time")
+
+    async with running(replace(spec("one", tmp_path), ready=answers, silence_seconds=0.3)) as supervisor:
+        await supervisor.wait_until_ready(10)
+        first = supervisor.kill("one", signal.SIGSTOP)
+        await eventually(lambda: supervisor.statuses["one"].starts == 2, "it was replaced", 15)
+        await supervisor.wait_until_ready(10)
+        assert supervisor.pid("one") != first
 
 
 async def test_processes_start_after_what_they_need_and_stop_before_it(tmp_path: Path) -> None:
