@@ -30,7 +30,7 @@ class QueryGrpc(query_pb2_grpc.QueryServiceServicer):
         self._questions = questions
         self._authenticate = authenticate
 
-    async def ListEvents(self, request: query_pb2.ListEventsRequest, context: Context) -> query_pb2.ListEventsResponse:  # type: ignore[override]
+    async def ListEvents(self, request: query_pb2.ListEventsRequest, context: Context) -> query_pb2.ListEventsResponse:
         """A page."""
 
         async def answer() -> query_pb2.ListEventsResponse:
@@ -40,7 +40,7 @@ class QueryGrpc(query_pb2_grpc.QueryServiceServicer):
 
         return await _answer(context, answer())
 
-    async def GetEvent(self, request: query_pb2.GetEventRequest, context: Context) -> query_pb2.StoredEvent:  # type: ignore[override]
+    async def GetEvent(self, request: query_pb2.GetEventRequest, context: Context) -> query_pb2.StoredEvent:
         """One event."""
 
         async def answer() -> query_pb2.StoredEvent:
@@ -48,7 +48,7 @@ class QueryGrpc(query_pb2_grpc.QueryServiceServicer):
 
         return await _answer(context, answer())
 
-    async def CountEvents(self, request: query_pb2.CountEventsRequest, context: Context) -> query_pb2.CountEventsResponse:  # type: ignore[override]
+    async def CountEvents(self, request: query_pb2.CountEventsRequest, context: Context) -> query_pb2.CountEventsResponse:
         """Counts over time."""
 
         async def answer() -> query_pb2.CountEventsResponse:
@@ -60,7 +60,7 @@ class QueryGrpc(query_pb2_grpc.QueryServiceServicer):
 
         return await _answer(context, answer())
 
-    async def GetProfile(self, request: query_pb2.GetProfileRequest, context: Context) -> query_pb2.Profile:  # type: ignore[override]
+    async def GetProfile(self, request: query_pb2.GetProfileRequest, context: Context) -> query_pb2.Profile:
         """One person."""
 
         async def answer() -> query_pb2.Profile:
@@ -69,7 +69,7 @@ class QueryGrpc(query_pb2_grpc.QueryServiceServicer):
 
         return await _answer(context, answer())
 
-    async def TraceEvent(self, request: query_pb2.TraceEventRequest, context: Context) -> query_pb2.TraceEventResponse:  # type: ignore[override]
+    async def TraceEvent(self, request: query_pb2.TraceEventRequest, context: Context) -> query_pb2.TraceEventResponse:
         """Where an event is."""
 
         async def answer() -> query_pb2.TraceEventResponse:
@@ -90,7 +90,7 @@ class StorageGrpc(storage_pb2_grpc.StorageServiceServicer):
         self._store = store
         self._clock = clock
 
-    async def Apply(self, request: storage_pb2.ApplyRequest, context: Context) -> storage_pb2.ApplyResponse:  # type: ignore[override]
+    async def Apply(self, request: storage_pb2.ApplyRequest, context: Context) -> storage_pb2.ApplyResponse:
         """One transaction. INVALID_ARGUMENT: the effects do not add up, trying again is useless."""
         remaining = context.time_remaining()
         seconds = APPLY_SECONDS_MAX if remaining is None else min(remaining, APPLY_SECONDS_MAX)
@@ -104,7 +104,7 @@ class StorageGrpc(storage_pb2_grpc.StorageServiceServicer):
 
         return await _answer(context, answer())
 
-    async def Positions(self, request: storage_pb2.PositionsRequest, context: Context) -> storage_pb2.PositionsResponse:  # type: ignore[override]
+    async def Positions(self, request: storage_pb2.PositionsRequest, context: Context) -> storage_pb2.PositionsResponse:
         """The next offsets."""
 
         async def answer() -> storage_pb2.PositionsResponse:

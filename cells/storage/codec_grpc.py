@@ -57,6 +57,9 @@ def event_proto(stored: Stored) -> query_pb2.StoredEvent:
         cell=row.cell,
         epoch=row.epoch,
         payload_json=row.payload,
+        partition=stored.partition,
+        offset=row.offset,
+        ordinal=row.ordinal,
     )
 
 
@@ -73,7 +76,7 @@ def trace_proto(traced: Traced) -> query_pb2.TraceEventResponse:
         why=traced.why,
         partition=traced.partition,
         offset=traced.offset,
-        index=traced.ordinal,
+        ordinal=traced.ordinal,
         event=event_proto(traced.stored) if traced.stored else None,
     )
 
@@ -97,7 +100,7 @@ def apply_request(apply: Apply) -> storage_pb2.ApplyRequest:
         expected=apply.expected,
         next=apply.next,
         cell=apply.claim.cell,
-        epochs=apply.claim.epochs,
+        epochs={str(tenant): int(epoch) for tenant, epoch in apply.claim.epochs.items()},
         effects=encode_effects(apply.effects),
     )
 

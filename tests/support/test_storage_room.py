@@ -12,7 +12,7 @@ from cells.storage.memory import MemoryStore
 from cells.storage.postgres_apply import PostgresStore
 from cells.storage.postgres_provision import Dsns, Passwords, provision
 from cells.storage.postgres_read import PostgresReader
-from cells.storage.store import Filter
+from cells.storage.store import Filter, Stored
 from kernel.clock import HOUR, Micros, hour_of
 from kernel.effects import Applied, Apply, DeadLetter, Effects, EventRow, HeldRecord, IdentityClaim, Outcome, TraitClaim
 from kernel.epoch import Claim, Epoch, Ownership, OwnershipState
@@ -53,9 +53,13 @@ class Room:
             self.next[effects.partition] = at + 1
         return outcome
 
+    async def all(self, tenant: TenantId) -> list[Stored]:
+        """All stored events, newest first."""
+        return await self.reader.list_events(tenant, EVER, 1_000, None)
+
     async def ids(self, tenant: TenantId = ACME) -> list[str]:
         """All stored message ids, newest first."""
-        return [stored.row.message_id for stored in await self.reader.list_events(tenant, EVER, 1_000, None)]
+        return [stored.row.message_id for stored in await self.all(tenant)]
 
 
 def row(message_id: str, tenant: TenantId = ACME, at: int = NOW, **other: object) -> EventRow:

@@ -1,0 +1,207 @@
+"""Isolation and least privilege, tested as the service's own roles on a real PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from cells.storage.postgres_migrate import MigrationChanged, migrate
+from cells.storage.postgres_provision import Dsns, provision
+from cells.storage.sql import Migration, migrations
+from kernel.effects import IdentityClaim, TraitClaim
+from tests.support.postgres import Databases
+from tests.support.test_storage_room import ACME, GLOBEX, NOW, PASSWORDS, Room, effects, postgres_room, row
+
+__all__ = ["postgres_room"]
+
+pytestmark = pytest.mark.postgres
+
+TABLES = ["event", "node", "trait", "dead_letter", "held"]
+
+
+@pytest.fixture
+async def filled(postgres_room: Room) -> Dsns:
+    """Both tenants have an event, a person and a trait."""
+    for tenant in (ACME, GLOBEX):
+        claims = (IdentityClaim(tenant, "u:ann", "a:1"),)
+        traits = (TraitClaim(tenant, "u:ann", "plan", '"x"', NOW, "m1"),)
+        await postgres_room.apply(effects(row("m1", tenant), identities=claims, traits=traits))
+    assert postgres_room.dsns is not None
+    return postgres_room.dsns
+
+
+@pytest.fixture
+async def query(filled: Dsns) -> AsyncIterator[asyncpg.Connection]:
+    """A connection as df_query."""
+    connection = await asyncpg.connect(filled.query)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def apply(filled: Dsns) -> AsyncIterator[asyncpg.Connection]:
+    """A connection as df_apply."""
+    connection = await asyncpg.connect(filled.apply)
+    yield connection
+    await connection.close()
+
+
+@pytest.mark.parametrize("table", TABLES)
+async def test_no_tenant_no_rows(query: asyncpg.Connection, table: str) -> None:
+    """Without a current tenant, with an empty or a wrong one, the role sees nothing whatever the WHERE clause."""
+    for setting in (None, "", "stranger", "%", "acme,globex", "ACME"):
+        if setting is not None:
+            await query.execute("SELECT set_config('dataflow.tenant', $1, false)", setting)
+        for where in ("true", "tenant = 'acme'", "tenant LIKE '%' OR true"):
+            assert await query.fetch(f"SELECT * FROM tenants.{table} WHERE {where}") == []  # noqa: S608  # the test's own text
+
+
+async def test_one_tenant_its_rows(query: asyncpg.Connection) -> None:
+    """With a current tenant exactly its rows are seen, asking for others' does not help, joins and aggregates included."""
+    await query.execute("SELECT set_config('dataflow.tenant', 'acme', false)")
+    for table in ("event", "node", "trait"):
+        rows = await query.fetch(f"SELECT tenant FROM tenants.{table} WHERE tenant = 'globex' OR true")  # noqa: S608  # the test's own text
+        assert {r["tenant"] for r in rows} == {"acme"}
+    assert await query.fetchval("SELECT count(*) FROM tenants.event e JOIN tenants.trait t ON true") == 1
+    assert [r["tenant"] for r in await query.fetch("SELECT tenant FROM cell.ownership")] == ["acme"]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "INSERT INTO tenants.trait VALUES ('acme', 'n', 'n', '1', 1, 'm')",
+        "UPDATE tenants.event SET name = 'x'",
+        "DELETE FROM tenants.event",
+        "TRUNCATE tenants.event",
+        "SELECT * FROM tenants.ledger",
+        "SELECT * FROM tenants.seen",
+        "SELECT * FROM cell.audit",
+        "SELECT * FROM cell.position",
+        "SELECT epoch FROM cell.ownership",
+        "SELECT cell.maintain('2026-01-01', '2026-01-01')",
+        "SELECT cell.dedicate('acme')",
+        "CREATE TABLE tenants.mine (x int)",
+        "SET ROLE df_apply",
+        "ALTER TABLE tenants.event DISABLE ROW LEVEL SECURITY",
+        "SET SESSION AUTHORIZATION df_owner",
+    ],
+)
+async def test_the_query_role_may_only_read(query: asyncpg.Connection, statement: str) -> None:
+    """No writing, no other tables, no other role."""
+    await query.execute("SELECT set_config('dataflow.tenant', 'acme', false)")
+    with pytest.raises((asyncpg.InsufficientPrivilegeError, asyncpg.InvalidAuthorizationSpecificationError)):
+        await query.execute(statement)
+
+
+async def test_partitions_are_granted_to_nobody(query: asyncpg.Connection, apply: asyncpg.Connection) -> None:
+    """A partition read directly would bypass its parent's policy: every one refuses both roles."""
+    found = await apply.fetch(
+        "SELECT inhrelid::regclass::text AS name FROM pg_inherits JOIN pg_class c ON c.oid = inhrelid WHERE relkind = 'r'"
+    )
+    assert len(found) >= 2
+    for leaf in found:
+        for connection in (query, apply):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await connection.fetch(f"SELECT * FROM {leaf['name']}")  # noqa: S608  # the test's own text
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM tenants.event",
+        "TRUNCATE tenants.seen",
+        "DROP TABLE tenants.ledger",
+        "SELECT * FROM cell.audit",
+        "SELECT cell.make_schema('tenant_x')",
+        "SELECT cell.isolate('tenants.event')",
+        "SELECT cell.make_day('tenants', 'ledger', '2026-01-01')",
+        "SELECT cell.make_day('pg_catalog', 'event', '2026-01-01')",
+    ],
+)
+async def test_the_apply_role_may_not_remove(apply: asyncpg.Connection, statement: str) -> None:
+    """It adds and updates; deleting, the audit chain and the schema are not its business."""
+    with pytest.raises((asyncpg.InsufficientPrivilegeError, asyncpg.InvalidTableDefinitionError)):
+        await apply.execute(statement)
+
+
+@pytest.mark.parametrize("statement", ["UPDATE cell.audit SET actor = 'x'", "DELETE FROM cell.audit", "TRUNCATE cell.audit"])
+async def test_the_audit_role_only_adds(filled: Dsns, statement: str) -> None:
+    """The service itself cannot rewrite its audit chain, nor read events."""
+    connection = await asyncpg.connect(filled.audit)
+    try:
+        for refused in (statement, "SELECT * FROM tenants.event"):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await connection.execute(refused)
+    finally:
+        await connection.close()
+
+
+async def test_every_tenant_table_forces_its_policies(postgres: Databases, filled: Dsns) -> None:
+    """Row-level security is on and forced on every table of every tenant schema, partitions included, and on ownership."""
+    connection = await asyncpg.connect(postgres.admin_dsn)
+    try:
+        open_tables = await connection.fetch(
+            "SELECT c.oid::regclass::text FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace"
+            " WHERE relkind IN ('r', 'p') AND (nspname LIKE 'tenant%' OR c.oid = 'cell.ownership'::regclass)"
+            " AND NOT (relrowsecurity AND relforcerowsecurity)"
+        )
+        roles = await connection.fetch(
+            "SELECT rolname FROM pg_roles WHERE rolname LIKE 'df\\_%' AND (rolsuper OR rolbypassrls OR rolcreaterole)"
+        )
+        passwords = await connection.fetch(
+            "SELECT rolpassword FROM pg_authid WHERE rolname IN ('df_owner', 'df_apply', 'df_query', 'df_audit')"
+        )
+    finally:
+        await connection.close()
+    assert (open_tables, roles) == ([], [])
+    assert [r["rolpassword"].split("$")[0] for r in passwords] == ["SCRAM-SHA-256"] * 4
+
+
+async def test_a_wrong_password_is_refused(filled: Dsns) -> None:
+    """Roles authenticate with scram, on one machine too."""
+    with pytest.raises(asyncpg.InvalidPasswordError):
+        await asyncpg.connect(filled.query.replace("query-pw", "apply-pw"))
+
+
+async def test_a_dedicated_schema_is_isolated_too(postgres_room: Room) -> None:
+    """The tables of a tenant of its own show nothing to another tenant."""
+    await postgres_room.own(GLOBEX, dedicated=True)
+    await postgres_room.apply(effects(row("m1", GLOBEX)))
+    assert postgres_room.dsns is not None
+    connection = await asyncpg.connect(postgres_room.dsns.query)
+    try:
+        for tenant, seen in (("acme", 0), ("globex", 1)):
+            await connection.execute("SELECT set_config('dataflow.tenant', $1, false)", tenant)
+            assert await connection.fetchval("SELECT count(*) FROM tenant_globex.event") == seen
+    finally:
+        await connection.close()
+
+
+async def test_provisioning_is_idempotent_and_makes_the_database(postgres: Databases) -> None:
+    """Twice in a row changes nothing; a database that does not exist is made."""
+    fresh = postgres.admin_dsn + "_made"
+    try:
+        first = await provision(fresh, PASSWORDS)
+        assert await provision(fresh, PASSWORDS) == first
+        assert await migrate(first.owner) == []
+    finally:
+        admin = await asyncpg.connect(postgres.admin_dsn)
+        await admin.execute(f'DROP DATABASE "{fresh.rpartition("/")[2]}" WITH (FORCE)')
+        await admin.close()
+
+
+async def test_migrations_apply_in_order_once_and_never_change(filled: Dsns) -> None:
+    """A new one is applied, an applied one with another text is refused, a failing one leaves nothing behind."""
+    steps = migrations()
+    more = Migration(len(steps) + 1, "more", "CREATE TABLE cell.more (x int)")
+    assert await migrate(filled.owner, [*steps, more]) == [more.version]
+    assert await migrate(filled.owner, steps) == [], "a database that is ahead is left alone"
+    with pytest.raises(MigrationChanged):
+        await migrate(filled.owner, [*steps, Migration(more.version, "more", "CREATE TABLE cell.other (x int)")])
+    bad = Migration(more.version + 1, "bad", "CREATE TABLE cell.half (x int); SELECT 1/0")
+    with pytest.raises(asyncpg.DivisionByZeroError):
+        await migrate(filled.owner, [*steps, more, bad])
+    fixed = Migration(bad.version, "bad", "CREATE TABLE cell.half (x int)")
+    assert await migrate(filled.owner, [*steps, more, fixed]) == [fixed.version]
