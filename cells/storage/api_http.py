@@ -100,6 +100,9 @@ def event_json(stored: Stored) -> dict[str, object]:
         "source": row.source,
         "cell": row.cell,
         "epoch": row.epoch,
+        "partition": stored.partition,
+        "offset": row.offset,
+        "ordinal": row.ordinal,
         "payload": msgspec.Raw(row.payload),
     }
 
@@ -118,7 +121,7 @@ def trace_json(traced: Traced) -> dict[str, object]:
         "why": traced.why,
         "partition": traced.partition if known else None,
         "offset": traced.offset if known else None,
-        "index": traced.ordinal if known else None,
+        "ordinal": traced.ordinal if known else None,
         "event": event_json(traced.stored) if traced.stored else None,
     }
 
