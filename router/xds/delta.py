@@ -14,6 +14,7 @@ from typing import Final
 from router.xds.snapshot import CDS, EDS, LDS, ORDER, RDS, SRDS, Resource, Snapshot
 
 _WILDCARD_TYPES: Final = frozenset({LDS, CDS, SRDS})
+_UNSURE: Final = "?"
 _REMOVAL_ORDER: Final = (SRDS, RDS, LDS, CDS, EDS)
 
 
@@ -59,7 +60,7 @@ class Nacked:
 class _Subscription:
     wildcard: bool = False
     names: set[str] = field(default_factory=set)
-    known: dict[str, str] = field(default_factory=dict)  # name -> version that Envoy holds; "" when it knows of the absence
+    known: dict[str, str] = field(default_factory=dict)  # name -> version that Envoy holds, maybe _UNSURE; "" when it knows of the absence
     waiting: tuple[Response, Snapshot] | None = None
 
 
@@ -123,7 +124,7 @@ class Stream:
                 of.known[name] = ""
             return Acked(request.kind)
         for one in response.resources:
-            of.known.pop(one.name, None)  # some of it may have been taken: send all of these again, in their good version
+            of.known[one.name] = _UNSURE  # some of it may have been taken: put all of these right again
         self._refused = snapshot
         return Nacked(request.kind, request.error, snapshot)
 

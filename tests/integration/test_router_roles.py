@@ -1,0 +1,131 @@
+"""Both roles as real processes, as a supervisor starts them: from the environment, with PostgreSQL and the real Envoy."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+
+import grpc
+import pytest
+
+from dataflow.routing.v1 import routing_pb2 as pb
+from dataflow.routing.v1 import routing_pb2_grpc
+from kernel.process.journal import Signer
+from tests.support.envoy import Envoy
+from tests.support.postgres import Databases
+from tests.support.processes import eventually, free_port
+from tests.support.test_edge_room import TinyCell, http_client, tiny_cell
+
+pytestmark = [pytest.mark.envoy, pytest.mark.postgres]
+SEED = bytes(range(32))
+
+
+def files(folder: Path, cells: list[TinyCell]) -> dict[str, str]:
+    """The files that both roles read, as settings."""
+    described = [{"cell": c.endpoint.cell, "region": "eu-west-1", "grpc_address": c.endpoint.grpc_address} for c in cells]
+    for cell, entry in zip(cells, described, strict=True):
+        entry["http_address"] = cell.endpoint.http_address
+    content = {
+        "cells_file": json.dumps(described),
+        "zones_file": json.dumps({"eu": "https://eu.test", "us": "https://us.test"}),
+        "signing_key_file": SEED.hex(),
+        "public_key_file": Signer(SEED).public_key.hex() + "\n",
+        "operator_token_file": "operator-token-of-tests\n",
+        "follower_token_file": "follower-token-of-tests\n",
+    }
+    for name, text in content.items():
+        (folder / name).write_text(text)
+    return {name: str(folder / name) for name in content}
+
+
+@contextlib.asynccontextmanager
+async def role(name: str, settings: Mapping[str, object], log: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+    """One process; it must drain on SIGTERM with exit code 0."""
+    environ = {"PATH": os.environ.get("PATH", ""), **{f"DATAFLOW_{key.upper()}": str(value) for key, value in settings.items()}}
+    with log.open("ab") as output:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "router.app", "--role", name, env=environ, stdout=output, stderr=output
+        )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), 10) == 0, f"see {log}"
+
+
+async def ready(port: int, log: Path) -> None:
+    """Waits for /readyz."""
+
+    async def answers() -> bool:
+        with contextlib.suppress(OSError):
+            async with http_client(port) as http:
+                return (await http.get("/readyz")).status_code == 200
+        return False
+
+    await eventually(answers, f"ready; see {log}", 20)
+
+
+async def test_both_roles_start_serve_and_drain(tmp_path: Path, postgres: Databases) -> None:
+    """Law: from the documented environment alone, a directory, an agent and Envoy serve a new tenant; both drain on SIGTERM."""
+    log = tmp_path / "router.log"
+    ports = {name: free_port() for name in ("grpc", "directory_http", "agent_http", "xds", "edge", "admin")}
+    async with contextlib.AsyncExitStack() as stack:
+        cells = [await stack.enter_async_context(tiny_cell("eu-west-1-a"))]
+        shared = files(tmp_path, cells) | {"zone": "eu"}
+        served = {
+            "grpc_address": f"127.0.0.1:{ports['grpc']}",
+            "http_address": f"127.0.0.1:{ports['directory_http']}",
+            "directory_dsn": postgres.admin_dsn,
+        }
+        await stack.enter_async_context(role("directory", shared | served, log))
+        edge = {
+            "edge_name": "edge-1",
+            "region": "eu-west-1",
+            "directory_address": f"127.0.0.1:{ports['grpc']}",
+            "journal_path": tmp_path / "agent" / "placement.journal",
+            "xds_address": f"127.0.0.1:{ports['xds']}",
+            "http_address": f"127.0.0.1:{ports['agent_http']}",
+            "edge_address": f"127.0.0.1:{ports['edge']}",
+            "edge_admin_address": f"127.0.0.1:{ports['admin']}",
+            "bootstrap_path": tmp_path / "agent" / "envoy.json",
+        }
+        await stack.enter_async_context(role("agent", shared | edge, log))
+        await ready(ports["directory_http"], log)
+        await ready(ports["agent_http"], log)
+        envoy = Envoy(tmp_path / "agent" / "envoy.json", ports["admin"])
+        stack.callback(envoy.stop)
+        envoy.start()
+        await envoy.serving()
+        metadata = (("authorization", "Bearer operator-token-of-tests"),)
+        async with grpc.aio.insecure_channel(served["grpc_address"]) as channel, http_client(ports["edge"]) as http:
+            stub = routing_pb2_grpc.RouterServiceStub(channel)
+            await stub.CreateTenant(pb.CreateTenantRequest(name="acme"), metadata=metadata)
+            made = await stub.CreateSource(pb.CreateSourceRequest(tenant="acme", name="web"), metadata=metadata)
+
+            async def live() -> bool:
+                return (await http.post("/v1/batch", {"x-api-key": made.write_key})).status_code == 200
+
+            await eventually(live, "the new key is live", 3)
+        async with http_client(ports["agent_http"]) as http:
+            status = (await http.get("/status")).json()
+            assert (status["revision"], status["connected"], status["refused"]) == (3, True, None)
+            assert b"dataflow_edge_revision 3.0" in (await http.get("/metrics")).body
+        async with http_client(ports["directory_http"]) as http:
+            assert b"dataflow_directory_revision 3.0" in (await http.get("/metrics")).body
+
+
+async def test_wrong_settings_are_reported_at_once(tmp_path: Path) -> None:
+    """Law: every missing setting is named, and the exit code is 2."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "router.app", "--role", "agent", env={"PATH": ""}, stderr=asyncio.subprocess.PIPE
+    )
+    _, told = await process.communicate()
+    assert process.returncode == 2
+    assert told.count(b"is required") == 12
