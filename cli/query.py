@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Any, Final, Self
@@ -15,12 +17,17 @@ from dataflow.storage.v1 import query_pb2 as pb
 from dataflow.storage.v1 import query_pb2_grpc
 
 CALL_SECONDS: Final = 10.0
+_PAUSE_SECONDS: Final = 0.1
 
 
 class Query:
-    """`async with Query("127.0.0.1:7400", read_key) as query`. Every method raises Unable with the cell's own words."""
+    """`async with Query("127.0.0.1:7400", read_key) as query`. Every method raises Unable with the cell's own words.
 
-    def __init__(self, address: str, read_key: str) -> None:
+    A key that was just minted is unknown to edge and cell for a moment: for `patience_seconds` from now on that is tried again.
+    """
+
+    def __init__(self, address: str, read_key: str, patience_seconds: float = 0.0) -> None:
+        self._patient_until = time.monotonic() + patience_seconds
         self._address = address
         self._channel = grpc.aio.insecure_channel(address)
         self._stub = query_pb2_grpc.QueryServiceStub(self._channel)
@@ -56,7 +63,10 @@ class Query:
         return answer
 
     async def _call(self, method: Any, request: object) -> Any:
-        try:
-            return await method(request, metadata=self._metadata, timeout=CALL_SECONDS)
-        except grpc.aio.AioRpcError as error:
-            raise Unable(*explain(error, f"the cell behind {self._address}")) from error
+        while True:
+            try:
+                return await method(request, metadata=self._metadata, timeout=CALL_SECONDS)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.UNAUTHENTICATED or time.monotonic() > self._patient_until:
+                    raise Unable(*explain(error, f"the cell behind {self._address}")) from error
+            await asyncio.sleep(_PAUSE_SECONDS)

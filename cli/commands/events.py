@@ -97,7 +97,7 @@ def trace(message_id: str, tenant: str, state: Path) -> None:
                 click.echo(f"{message_id} of tenant {name}: {_PLACES.get(found.place, 'unspecified')}")
                 click.echo(f"  why: {found.why}")
                 if found.place != pb.TraceEventResponse.PLACE_UNKNOWN:
-                    click.echo(f"  log position: partition {found.partition}, offset {found.offset}, index {found.index}")
+                    click.echo(f"  log position: partition {found.partition}, offset {found.offset}, index {found.ordinal}")
                 if found.HasField("event"):
                     click.echo(f"  {_line(found.event)}")
                     click.echo(f"  received {_time(found.event.received_at)}, stored {_time(found.event.stored_at)}")
@@ -111,7 +111,7 @@ def trace(message_id: str, tenant: str, state: Path) -> None:
 
 async def _query(access: Access, tenant: str) -> Query:
     zone = await zone_of_tenant(access, tenant)
-    return Query(access.zone_address(zone), await access.read_key(zone, tenant))
+    return await access.query(zone, tenant)
 
 
 async def _fresh(query: Query, known: dict[str, None]) -> list[pb.StoredEvent]:

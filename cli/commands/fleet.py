@@ -145,7 +145,7 @@ def _tell(console: Console, told: dict[str, str], statuses: Mapping[str, Status]
         if row.state in ("ready", "down", "failed", "unready") and told.get(row.name) != f"{row.state}{row.pid}":
             told[row.name] = f"{row.state}{row.pid}"
             colour = "green" if row.state == "ready" else "red"
-            console.print(f"  [{colour}]{row.state:8}[/] {row.name} (port {row.port}) {row.problem[:120]}", highlight=False)
+            console.print(f"  [{colour}]{row.state:8}[/] {row.name} (port {row.port}) {row.problem[:120]}", highlight=False, soft_wrap=True)
 
 
 def _endpoints(fleet: LocalFleet, state: Path) -> str:

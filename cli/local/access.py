@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from cli.directory import Directory
 from cli.errors import Unable
 from cli.local.layout import Layout, lay_out, select
 from cli.local.postgres import Postgres
 from cli.local.state import StateFolder
+from cli.query import Query
 from gitops.fleet import FLEET
 from kernel.ids import ZoneName
 from kernel.residency import Fleet
+
+_KEY_SPREADS_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True)
@@ -67,14 +71,17 @@ class Access:
         """A client of the zone's directory; close it."""
         return Directory(f"127.0.0.1:{self.layout.ports[f'directory-grpc/{self.zone(zone)}']}", self.operator_token(zone))
 
-    async def read_key(self, zone: str, tenant: str) -> str:
-        """The command line's read key of a tenant, minted when first asked for and kept with the zone's secrets."""
+    async def query(self, zone: str, tenant: str) -> Query:
+        """A client that reads the tenant's events through its zone's endpoint; close it.
+
+        Its read key is minted when first asked for and kept with the zone's secrets.
+        """
         name = f"read-key-{tenant}"
-        if not self.state.has(self.zone(zone), name):
-            async with self.directory(zone) as directory:
-                fresh = await directory.create_read_key(tenant)
-            return self.state.keep(zone, name, lambda: fresh)
-        return self.state.keep(zone, name, str)
+        if self.state.has(self.zone(zone), name):
+            return Query(self.zone_address(zone), self.state.keep(zone, name, str))
+        async with self.directory(zone) as directory:
+            fresh = await directory.create_read_key(tenant)
+        return Query(self.zone_address(zone), self.state.keep(zone, name, lambda: fresh), _KEY_SPREADS_SECONDS)
 
 
 def attach(path: Path, fleet: Fleet = FLEET) -> Access:

@@ -124,7 +124,7 @@ class Postgres:
             late = asyncio.get_running_loop().time() > deadline
             if late or self.child.exit_code is not None:
                 await self.kill()
-                raise Unable(f"PostgreSQL on port {self.port} does not come up: {problem}", f"it said: {tail(self.log, 3)}")
+                raise Unable(f"PostgreSQL on port {self.port} does not come up: {problem}", f"it said: {tail(self.log, 1)}")
             await asyncio.sleep(0.05)
 
     async def stop(self, seconds: float = 30.0) -> None:

@@ -36,5 +36,5 @@ print(service.Ingest(ingest_pb2.IngestRequest(events=[event]), metadata=[("autho
 def read(url: str, key: str = "$READ_KEY") -> str:
     """Reading with curl."""
     return f"""# the newest events
-curl -sS -H "authorization: Bearer {key}" "{url}/v1/events?limit=5"
+curl -sS -H "authorization: Bearer {key}" "{url}/v1/events?pageSize=5"
 """

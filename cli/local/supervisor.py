@@ -163,7 +163,7 @@ class Supervisor:
             how = f"it ended with {one.child.exit_code} after {lived:.1f} s"
             delay = restart_delay(quick_deaths)
             if delay is None:
-                said = tail(one.spec.log, 3)
+                said = tail(one.spec.log, 1).strip()
                 self._give_up(one, f"{one.spec.name} died {quick_deaths} times in a row: {how}; its last words in {one.spec.log}: {said}")
                 return
             self._tell(one, "down", how)

@@ -76,7 +76,7 @@ class Cell(query_pb2_grpc.QueryServiceServicer):
         response = query_pb2.TraceEventResponse
         if request.message_id != "m-1":
             return response(place=response.PLACE_UNKNOWN, why="never acknowledged here")
-        return response(place=response.PLACE_LOG, why="the consumer is behind", partition=3, offset=17, index=2)
+        return response(place=response.PLACE_LOG, why="the consumer is behind", partition=3, offset=17, ordinal=2)
 
 
 def directory_of(zone: str, token: str) -> Directory:
