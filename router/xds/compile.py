@@ -9,7 +9,7 @@ from kernel.errors import Failure, Reason
 from kernel.ids import TenantId
 from router.placement.table import Table
 from router.xds import render
-from router.xds.ir import SHARDS, Edge
+from router.xds.ir import SHARDS, Edge, Shard
 from router.xds.listener import NAME, NO_SHARD, listener
 from router.xds.lower import lower, relower
 from router.xds.snapshot import CDS, EDS, LDS, RDS, SRDS, Resource, Snapshot, consistent, resource
@@ -57,7 +57,7 @@ def _routes(edge: Edge, before: Compiled | None) -> dict[str, Resource]:
     unsharded = render.routes_name(NO_SHARD)
     rendered = {unsharded: resource(unsharded, render.unsharded())} if before is None else dict(before.snapshot.types[RDS])
     for shard in SHARDS:
-        if before is None or edge.shards[shard] != before.edge.shards[shard]:
+        if before is None or _differ(edge.shards[shard], before.edge.shards[shard]):
             name, entries = render.routes_name(shard), edge.shards[shard]
             rendered[name] = resource(name, render.routes(shard, entries), render.clusters(entries))
     return rendered
@@ -72,3 +72,8 @@ def _checked(compiled: Compiled) -> Compiled:
     if problems:
         raise Failure(Reason.SNAPSHOT_REFUSED, problems[0])
     return compiled
+
+
+def _differ(one: Shard, other: Shard) -> bool:
+    """Dictionaries do not look whether they are the same object before they compare every entry."""
+    return one is not other and one != other

@@ -16,7 +16,7 @@ from kernel.errors import Reason
 from kernel.ids import CellId, KeyHash
 from kernel.limits import STREAM_SECONDS_MAX
 from router.xds import refusals
-from router.xds.ir import PROTOCOLS, Deny, Entry, Forward, Protocol, Shard, cluster_of
+from router.xds.ir import Deny, Entry, Forward, Protocol, Shard, cluster_of, protocols_of
 from router.xds.listener import LOOKUP_HEADER, NO_SHARD, RETRY_AFTER_SECONDS, SHARD_HEADER, STAMP_HEADERS
 
 HTTP_SECONDS: Final = 30
@@ -92,7 +92,7 @@ def routes(shard: str, entries: Shard) -> Any:
     tree.input.CopyFrom(_header_input(LOOKUP_HEADER))
     found = tree.exact_match_map.map
     for key, entry in entries.items():
-        for protocol in PROTOCOLS:
+        for protocol in protocols_of(entry):
             _act(found[lookup(key, protocol)], _route(entry, protocol))
     host.matcher.on_no_match.matcher.CopyFrom(unknown)
     return message
@@ -100,8 +100,8 @@ def routes(shard: str, entries: Shard) -> Any:
 
 def clusters(entries: Shard) -> frozenset[str]:
     """The clusters that `routes` of the same entries leads to."""
-    cells = {entry.cell for entry in entries.values() if isinstance(entry, Forward)}
-    return frozenset(cluster_of(cell, protocol) for cell in cells for protocol in PROTOCOLS)
+    ports = {(entry.cell, protocols_of(entry)) for entry in entries.values() if isinstance(entry, Forward)}
+    return frozenset(cluster_of(cell, protocol) for cell, protocols in ports for protocol in protocols)
 
 
 def lookup(key: KeyHash, protocol: Protocol) -> str:

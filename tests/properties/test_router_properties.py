@@ -15,7 +15,7 @@ from router.placement.decide import Refused, Routed, decide
 from router.placement.place import place
 from router.placement.table import Table, Update, empty
 from router.xds.compile import Listen, compile_change, compile_whole
-from router.xds.ir import PROTOCOLS, shard_of
+from router.xds.ir import PROTOCOLS, Protocol, shard_of
 from router.xds.lower import SLUG_PREFIX
 from router.xds.render import lookup, routes_name
 from router.xds.snapshot import CDS, EDS, RDS, SRDS, Snapshot, consistent, references
@@ -84,7 +84,8 @@ def test_the_directory_and_envoy_agree(table: Table) -> None:
     for name, held in table.tenants.items():
         outcome = decide(name, table)
         for source in held.sources:
-            _agrees(snapshot, hash_of(SLUG_PREFIX + source.slug), outcome, name)
+            _agrees(snapshot, hash_of(SLUG_PREFIX + source.slug), outcome, name, ("http",))
+            _agrees(snapshot, hash_of(SLUG_PREFIX + source.slug), Refused(Reason.UNKNOWN_KEY), name, ("grpc",))
             for key in source.write_keys:
                 _agrees(snapshot, key.hash, Refused(Reason.REVOKED_KEY) if key.revoked else outcome, name)
     _agrees(snapshot, hash_of("nobody's"), Refused(Reason.UNKNOWN_KEY), TenantId(""))
@@ -138,8 +139,10 @@ def test_a_leading_address_that_is_a_name_is_resolved_by_envoy() -> None:
     assert compile_whole(table, LISTEN).snapshot.types[EDS] == {}
 
 
-def _agrees(snapshot: Snapshot, key: KeyHash, outcome: Routed | Refused, name: TenantId) -> None:
-    for protocol in PROTOCOLS:
+def _agrees(
+    snapshot: Snapshot, key: KeyHash, outcome: Routed | Refused, name: TenantId, protocols: tuple[Protocol, ...] = PROTOCOLS
+) -> None:
+    for protocol in protocols:
         route = _route(snapshot, key, protocol)
         if isinstance(outcome, Routed):
             stamp = {option.header.key: option.header.value for option in route.request_headers_to_add}
