@@ -18,6 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import psutil
+
 from cells.storage.postgres_apply import PostgresStore
 from cells.storage.postgres_provision import Passwords, provision
 from cli.local.postgres import Postgres
@@ -74,8 +76,16 @@ def make(number: int, events: int, partition: int, now: Micros) -> Effects:
     return Effects(partition, tuple(rows), tuple(identities), tuple(traits), (), (), accepted)
 
 
-async def measure(store: PostgresStore, clock: SystemClock, events: int, total: int, partition: int) -> None:
+def server_seconds(server: Postgres) -> float:
+    """CPU seconds of the server's processes that live now, its backends included."""
+    assert server.child is not None
+    leader = psutil.Process(server.child.pid)
+    return sum(sum(process.cpu_times()[:2]) for process in (leader, *leader.children(recursive=True)))
+
+
+async def measure(store: PostgresStore, clock: SystemClock, server: Postgres, events: int, total: int, partition: int) -> None:
     """Prints one line."""
+    server_began = server_seconds(server)
     took: list[float] = []
     made = 0
     for number in range(total // events):
@@ -85,10 +95,11 @@ async def measure(store: PostgresStore, clock: SystemClock, events: int, total: 
         took.append(time.perf_counter() - began)
         made += int((time.process_time() - cpu) * 1e6)
         assert isinstance(outcome, Applied)
+    server_took = server_seconds(server) - server_began
     median = statistics.median(took) / events * 1e6
     print(
         f"{events:>5} events per apply: {median:6.1f} us/event median, {sum(took) / len(took) / events * 1e6:6.1f} mean,"
-        f" {made / total:5.1f} of them Python's CPU; {len(effects.rows[0].payload)} bytes per payload, {len(took)} applies"
+        f" CPU {made / total:5.1f} Python + {server_took / total * 1e6:5.1f} server; {len(took)} applies"
     )
 
 
@@ -106,7 +117,7 @@ async def main(total: int) -> None:
             await store.own([Ownership(tenant, Epoch(1), "owner") for tenant in TENANTS], [])
             await store.maintain()
             for partition, events in enumerate((1_000, 100, 1_000, 4_000)):
-                await measure(store, clock, events, total, partition)
+                await measure(store, clock, server, events, total, partition)
             await store.close()
         finally:
             await server.stop()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import date, timedelta
+from datetime import date
 
 from cells.storage import dedup, identity, metrics, own, tally, traits
 from cells.storage.held import HELD_RECORDS_MAX, ordinal_in
@@ -19,7 +19,6 @@ from kernel.effects import Applied, Apply, DeadLetter, Duplicate, Effects, Event
 from kernel.epoch import Ownership
 from kernel.errors import Failure, Reason
 from kernel.ids import TenantId
-from kernel.limits import SEEN_WINDOW_DAYS
 from kernel.metrics import Meter
 
 
@@ -29,7 +28,6 @@ class _Tenant:
 
     events: dict[tuple[str, date], Stored] = field(default_factory=dict)
     days: dict[str, list[date]] = field(default_factory=dict)
-    seen: dict[str, dict[date, int]] = field(default_factory=dict)
     nodes: dict[str, str] = field(default_factory=dict)
     traits: dict[tuple[str, str], TraitClaim] = field(default_factory=dict)
     dead_letters: dict[tuple[int, int, int], DeadLetter] = field(default_factory=dict)
@@ -51,16 +49,8 @@ class MemoryStore:
     async def close(self) -> None:
         """Nothing to release."""
 
-    async def maintain(self) -> int:
-        """Forgets what `dedup` need not remember any more; returns how many days."""
-        keep_from = dedup.window_at(self._clock.now()).drops_before
-        dropped = set()
-        for tenant in self._tenants.values():
-            for days in tenant.seen.values():
-                for day in [day for day in days if day < keep_from]:
-                    del days[day]
-                    dropped.add(day)
-        return len(dropped)
+    async def maintain(self) -> None:
+        """Nothing to make ahead."""
 
     async def positions(self) -> dict[int, int]:
         """See the port."""
@@ -163,36 +153,31 @@ class MemoryStore:
 
     def _store_rows(self, effects: Effects) -> tuple[dict[tally.TenantHour, int], int]:
         now = self._clock.now()
-        window = dedup.window_at(now)
         firsts, repeats = dedup.unique(effects.rows)
         stored: Counter[tally.TenantHour] = Counter()
         for row in firsts:
-            if self._first_hash(row, window) is None:
+            if self._first_hash(row, now) is None:
                 stored[row.tenant, hour_of(row.received_at)] += 1
-                self._remember(Stored(row, effects.partition, now), window)
-        conflicts = sum(self._first_hash(row, window) not in (None, row.content_hash) for row in (*firsts, *repeats))
+                self._remember(Stored(row, effects.partition, now))
+        conflicts = sum(self._first_hash(row, now) not in (None, row.content_hash) for row in (*firsts, *repeats))
         return dict(stored), conflicts
 
-    def _remember(self, stored: Stored, window: dedup.Window) -> None:
+    def _remember(self, stored: Stored) -> None:
         row, day = stored.row, day_of(stored.row.received_at)
         known = self._of(row.tenant)
         known.events[row.message_id, day] = stored
         known.days.setdefault(row.message_id, []).append(day)
-        if day >= window.keeps:
-            known.seen.setdefault(row.message_id, {})[day] = row.content_hash
 
-    def _first_hash(self, row: EventRow, window: dedup.Window) -> int | None:
+    def _first_hash(self, row: EventRow, now: Micros) -> int | None:
         """The content hash of the first write that `row` duplicates: by rule 1, else by rule 2."""
         known, day = self._of(row.tenant), day_of(row.received_at)
         same = known.events.get((row.message_id, day))
         if same is not None:
             return same.row.content_hash
-        if day < window.begins:
+        if day < dedup.window_begins(now):
             return None
-        width = timedelta(days=SEEN_WINDOW_DAYS)
-        seen = known.seen.get(row.message_id, {})
-        near = [other for other in seen if day - width <= other <= day + width]
-        return seen[min(near)] if near else None
+        near = [other for other in known.days.get(row.message_id, []) if abs(other - day) <= dedup.WINDOW]
+        return known.events[row.message_id, min(near)].row.content_hash if near else None
 
     def _store_others(self, effects: Effects) -> None:
         for letter in effects.dead_letters:

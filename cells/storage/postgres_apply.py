@@ -42,7 +42,7 @@ class _Known:
     """What this process need not ask again: tenants with their own schema, day partitions, partitions with a position row."""
 
     homes: dict[TenantId, str] = field(default_factory=dict)
-    days: set[tuple[str, str, date]] = field(default_factory=set)
+    days: set[tuple[str, date]] = field(default_factory=set)
     started: set[int] = field(default_factory=set)
 
     def home(self, tenant: TenantId) -> str:
@@ -105,12 +105,10 @@ class PostgresStore:
                     await connection.execute(sql("settle"), tenant, home)
             await self._learn_homes(connection)
 
-    async def maintain(self) -> int:
-        """Makes the day partitions ahead of now and drops expired ones of `seen`; returns how many it dropped. Idempotent."""
-        now = self._clock.now()
+    async def maintain(self) -> None:
+        """Makes the day partitions ahead of now, so that no apply has to wait for one. Idempotent; call it every few hours."""
         async with self._session.connection(APPLY_SECONDS_MAX) as connection:
-            dropped: int = await connection.fetchval(sql("maintain"), day_of(now), dedup.window_at(now).drops_before)
-            return dropped
+            await connection.execute(sql("maintain"), day_of(self._clock.now()))
 
     async def apply(self, apply: Apply, deadline: float) -> Outcome:
         """See the port."""
@@ -147,8 +145,7 @@ class PostgresStore:
     async def _transact(self, connection: Connection, apply: Apply, counted: tally.Tally) -> Outcome:
         effects = apply.effects
         now = self._clock.now()
-        window = dedup.window_at(now)
-        await self._prepare(connection, effects, window)
+        await self._prepare(connection, effects)
         await connection.execute("BEGIN")
         moved = await connection.fetchval(sql("advance"), effects.partition, apply.expected, apply.next)
         if moved is None:
@@ -159,7 +156,7 @@ class PostgresStore:
         if refused:
             await connection.execute("ROLLBACK")
             return Fenced(refused)
-        fold = _Fold(connection, self._known, effects, now, window)
+        fold = _Fold(connection, self._known, effects, now)
         stored, conflicts = await fold.rows()
         await fold.dead_letters()
         await fold.held()
@@ -177,17 +174,16 @@ class PostgresStore:
             conflicts=conflicts,
         )
 
-    async def _prepare(self, connection: Connection, effects: Effects, window: dedup.Window) -> None:
+    async def _prepare(self, connection: Connection, effects: Effects) -> None:
         """Outside the transaction: the position's row and the day partitions that the rows fall into."""
         if effects.partition not in self._known.started:
             await connection.execute(sql("start_partition"), effects.partition)
             self._known.started.add(effects.partition)
         for tenant, hour in effects.accepted:
-            day, home = day_of(hour), self._known.home(tenant)
-            for parent in ("event", "seen") if day >= window.keeps else ("event",):
-                if (home, parent, day) not in self._known.days:
-                    await connection.execute(sql("make_day"), home, parent, day)
-                    self._known.days.add((home, parent, day))
+            place = (self._known.home(tenant), day_of(hour))
+            if place not in self._known.days:
+                await connection.execute(sql("make_day"), *place)
+                self._known.days.add(place)
 
     async def _check(self, connection: Connection, apply: Apply, counted: tally.Tally) -> frozenset[TenantId]:
         """Door two: the tenants that it refuses. Raises _Stale when a tenant lives in another schema than we thought."""
@@ -213,7 +209,6 @@ class _Fold:
     known: _Known
     effects: Effects
     now: Micros
-    window: dedup.Window
 
     async def rows(self) -> tuple[dict[tally.TenantHour, int], int]:
         """(new rows per tenant-hour, conflicts)."""
@@ -239,9 +234,9 @@ class _Fold:
     async def _store_rows(self, home: str, only: list[TenantId] | None) -> list[tuple[TenantId, Micros, list[str]]]:
         """The new message ids per tenant and hour."""
         try:
-            found = await self.connection.fetch(
-                sql("store_rows", home), self.effects.partition, self.now, only, self.window.begins, self.window.keeps, SEEN_WINDOW_DAYS
-            )
+            days = tally.days_of(self.effects)
+            rule_two = (dedup.window_begins(self.now), SEEN_WINDOW_DAYS, min(days) - dedup.WINDOW, max(days) + dedup.WINDOW)
+            found = await self.connection.fetch(sql("store_rows", home), self.effects.partition, self.now, only, *rule_two)
         except (asyncpg.CheckViolationError, asyncpg.UndefinedTableError) as error:
             raise _Stale from error
         return [(TenantId(tenant), Micros(hour), ids) for tenant, hour, ids in found]
@@ -253,7 +248,7 @@ class _Fold:
             [row.tenant for row in rows],
             [row.message_id for row in rows],
             days,
-            self.window.begins,
+            dedup.window_begins(self.now),
             SEEN_WINDOW_DAYS,
         )
         return sum(hashed is not None and hashed != rows[n - 1].content_hash for n, hashed in found)

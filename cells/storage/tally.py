@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
 
-from kernel.clock import DAY, HOUR, Micros, hour_of
+from kernel.clock import HOUR, Micros, day_of, hour_of
 from kernel.effects import Apply, Effects
 from kernel.ids import TenantId
 
@@ -67,6 +68,6 @@ def settle(tally: Tally, stored: Mapping[TenantHour, int]) -> list[Line]:
     return lines
 
 
-def days_of(effects: Effects) -> set[int]:
-    """The received days of the rows, as days since 1970, out of `accepted` (some may belong to dead letters alone)."""
-    return {hour // DAY for _, hour in effects.accepted}
+def days_of(effects: Effects) -> set[date]:
+    """The received days of the rows, out of `accepted` (some may belong to dead letters or held records alone)."""
+    return {day_of(hour) for _, hour in effects.accepted}

@@ -76,11 +76,10 @@ async def test_one_tenant_its_rows(query: asyncpg.Connection) -> None:
         "DELETE FROM tenants.event",
         "TRUNCATE tenants.event",
         "SELECT * FROM tenants.ledger",
-        "SELECT * FROM tenants.seen",
         "SELECT * FROM cell.audit",
         "SELECT * FROM cell.position",
         "SELECT epoch FROM cell.ownership",
-        "SELECT cell.maintain('2026-01-01', '2026-01-01')",
+        "SELECT cell.maintain('2026-01-01')",
         "SELECT cell.dedicate('acme')",
         "CREATE TABLE tenants.mine (x int)",
         "SET ROLE df_apply",
@@ -100,7 +99,7 @@ async def test_partitions_are_granted_to_nobody(query: asyncpg.Connection, apply
     found = await apply.fetch(
         "SELECT inhrelid::regclass::text AS name FROM pg_inherits JOIN pg_class c ON c.oid = inhrelid WHERE relkind = 'r'"
     )
-    assert len(found) >= 2
+    assert len(found) >= 1
     for leaf in found:
         for connection in (query, apply):
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
@@ -111,18 +110,17 @@ async def test_partitions_are_granted_to_nobody(query: asyncpg.Connection, apply
     "statement",
     [
         "DELETE FROM tenants.event",
-        "TRUNCATE tenants.seen",
+        "TRUNCATE tenants.trait",
         "DROP TABLE tenants.ledger",
         "SELECT * FROM cell.audit",
         "SELECT cell.make_schema('tenant_x')",
         "SELECT cell.isolate('tenants.event')",
-        "SELECT cell.make_day('tenants', 'ledger', '2026-01-01')",
-        "SELECT cell.make_day('pg_catalog', 'event', '2026-01-01')",
+        "SELECT cell.make_day('pg_catalog', '2026-01-01')",
     ],
 )
 async def test_the_apply_role_may_not_remove(apply: asyncpg.Connection, statement: str) -> None:
     """It adds and updates; deleting, the audit chain and the schema are not its business."""
-    with pytest.raises((asyncpg.InsufficientPrivilegeError, asyncpg.InvalidTableDefinitionError)):
+    with pytest.raises((asyncpg.InsufficientPrivilegeError, asyncpg.InvalidSchemaNameError)):
         await apply.execute(statement)
 
 

@@ -65,17 +65,17 @@ WHERE tenant = $1 AND home = 'tenants'
   AND NOT EXISTS (SELECT FROM tenants.node n WHERE n.tenant = $1)
 
 -- name: make_day
--- Makes the partition of (schema, event or seen, day).
-SELECT cell.make_day($1, $2, $3)
+-- Makes the partition of (schema, day).
+SELECT cell.make_day($1, $2)
 
 -- name: maintain
--- Makes partitions ahead of today and drops the days of `seen` before the second argument.
-SELECT cell.maintain($1, $2)
+-- Makes partitions ahead of today.
+SELECT cell.maintain($1)
 
 -- name: store_rows
--- From staging into event and seen: (partition, stored_at, tenants or null for all, first day that `seen` decides about, first
--- day that `seen` keeps, days of the window). Staging holds each message id once, in key order, so that two applies that
--- share ids wait for each other in the same order. Answers with the ids that were new, per tenant and received hour.
+-- From staging into event: (partition, stored_at, tenants or null for all, first day that rule 2 decides about, days of its window,
+-- first and last day to look at). Staging holds each message id once, in key order, so that two applies that share ids wait for
+-- each other in the same order. Answers with the ids that were new, per tenant and received hour.
 WITH fresh AS (
     SELECT s.*, date '1970-01-01' + ((s.received_at - mod(mod(s.received_at, 86400000000) + 86400000000, 86400000000)) / 86400000000)::int AS received_day
     FROM staging s
@@ -90,30 +90,26 @@ WITH fresh AS (
            type, name, user_id, anonymous_id, group_id, source, cell, payload
     FROM fresh f
     WHERE f.received_day < $4::date OR NOT EXISTS (
-        SELECT FROM {home}.seen
-        WHERE seen.tenant = f.tenant AND seen.message_id = f.message_id
-          AND seen.seen_day BETWEEN f.received_day - $6::int AND f.received_day + $6::int
+        SELECT FROM {home}.event e
+        WHERE e.tenant = f.tenant AND e.message_id = f.message_id AND e.received_day BETWEEN $6::date AND $7::date
+          AND e.received_day BETWEEN f.received_day - $5::int AND f.received_day + $5::int
     )
     ON CONFLICT DO NOTHING
-    RETURNING tenant, message_id, received_day, received_at, content_hash
-), remembered AS (
-    INSERT INTO {home}.seen (tenant, message_id, seen_day, content_hash)
-    SELECT tenant, message_id, received_day, content_hash FROM stored WHERE received_day >= $5::date
-    ON CONFLICT DO NOTHING
+    RETURNING tenant, message_id, received_at
 )
 SELECT tenant, received_at - mod(mod(received_at, 3600000000) + 3600000000, 3600000000) AS hour, array_agg(message_id) AS ids
 FROM stored GROUP BY 1, 2
 
 -- name: first_hashes
 -- The content hash of the first write of each (tenant, message id, received day), by rule 1, else by rule 2; (tenants, ids, days,
--- first day that `seen` decides about, days of the window). Asked only when an apply met duplicates.
-SELECT asked.n, coalesce(
-    (SELECT e.content_hash FROM {home}.event e
-     WHERE e.tenant = asked.tenant AND e.message_id = asked.message_id AND e.received_day = asked.day),
-    (SELECT s.content_hash FROM {home}.seen s
-     WHERE asked.day >= $4::date AND s.tenant = asked.tenant AND s.message_id = asked.message_id
-       AND s.seen_day BETWEEN asked.day - $5::int AND asked.day + $5::int
-     ORDER BY s.seen_day LIMIT 1)
+-- first day that rule 2 decides about, days of its window). Asked only about duplicates.
+SELECT asked.n, (
+    SELECT e.content_hash FROM {home}.event e
+    WHERE e.tenant = asked.tenant AND e.message_id = asked.message_id AND (
+        e.received_day = asked.day
+        OR asked.day >= $4::date AND e.received_day BETWEEN asked.day - $5::int AND asked.day + $5::int
+    )
+    ORDER BY e.received_day <> asked.day, e.received_day LIMIT 1
 ) AS content_hash
 FROM unnest($1::text[], $2::text[], $3::date[]) WITH ORDINALITY AS asked (tenant, message_id, day, n)
 

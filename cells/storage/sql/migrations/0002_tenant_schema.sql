@@ -29,7 +29,8 @@ BEGIN
     EXECUTE format('GRANT USAGE ON SCHEMA %I TO df_apply, df_query', name);
     PERFORM set_config('search_path', format('%I, pg_catalog, pg_temp', name), true);
 
-    -- One row per event. Columns are the promoted fields; payload is the client's JSON text, byte for byte.
+    -- One row per event. Columns are the promoted fields; payload is the client's JSON text, byte for byte. The primary key's
+    -- index answers both rules of dedup: a message id is looked up in the partitions of the days around its own.
     CREATE TABLE event (
         tenant       text COLLATE "C" NOT NULL,
         message_id   text COLLATE "C" NOT NULL,
@@ -54,15 +55,6 @@ BEGIN
     ) PARTITION BY RANGE (received_day);
     CREATE INDEX event_time ON event (tenant, event_at, message_id);
     CREATE INDEX event_user ON event (tenant, user_id, event_at) WHERE user_id IS NOT NULL;
-
-    -- Message ids of the last days, for clients that send an event again after midnight.
-    CREATE TABLE seen (
-        tenant       text COLLATE "C" NOT NULL,
-        message_id   text COLLATE "C" NOT NULL,
-        seen_day     date   NOT NULL,
-        content_hash bigint NOT NULL,
-        PRIMARY KEY (tenant, message_id, seen_day)
-    ) PARTITION BY RANGE (seen_day);
 
     -- The identity graph: `component` is the smallest node that the node is known to be one person with.
     CREATE TABLE node (
@@ -123,22 +115,22 @@ BEGIN
         PRIMARY KEY (tenant, hour)
     ) WITH (fillfactor = 50);
 
-    FOREACH relation IN ARRAY ARRAY['event', 'seen', 'node', 'trait', 'dead_letter', 'held', 'ledger'] LOOP
+    FOREACH relation IN ARRAY ARRAY['event', 'node', 'trait', 'dead_letter', 'held', 'ledger'] LOOP
         PERFORM cell.isolate(format('%I.%I', name, relation));
     END LOOP;
-    EXECUTE format('REVOKE ALL ON %I.seen, %I.ledger FROM df_query', name, name);
+    EXECUTE format('REVOKE ALL ON %I.ledger FROM df_query', name);
 END $$;
 
--- Makes the day partition of `parent` (event or seen) in `name`. Attaching, unlike CREATE .. PARTITION OF, lets others read and
--- write meanwhile. The caller holds no other lock, since it calls in a transaction of its own: no deadlock.
-CREATE FUNCTION cell.make_day(name text, parent text, day date) RETURNS void
+-- Makes the partition of a day in the tenant schema `name`. Attaching, unlike CREATE .. PARTITION OF, lets others read and write
+-- meanwhile. The caller holds no other lock, since it calls in a transaction of its own: no deadlock.
+CREATE FUNCTION cell.make_day(name text, day date) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    leaf_name text := parent || '_' || to_char(day, 'YYYYMMDD');
+    leaf_name text := 'event_' || to_char(day, 'YYYYMMDD');
     leaf text := format('%I.%I', name, leaf_name);
 BEGIN
-    IF parent NOT IN ('event', 'seen') OR name !~ '^tenants$|^tenant_' THEN
-        RAISE EXCEPTION 'not partitioned by day: %.%', name, parent USING ERRCODE = 'invalid_table_definition';
+    IF name !~ '^tenants$|^tenant_' THEN
+        RAISE EXCEPTION 'not a tenant schema: %', name USING ERRCODE = 'invalid_schema_name';
     END IF;
     IF to_regclass(leaf) IS NOT NULL THEN
         RETURN;
@@ -148,40 +140,23 @@ BEGIN
     IF EXISTS (SELECT FROM pg_class WHERE relnamespace = name::regnamespace AND relname = leaf_name) THEN
         RETURN;
     END IF;
-    EXECUTE format('CREATE TABLE %s (LIKE %I.%I INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', leaf, name, parent);
+    EXECUTE format('CREATE TABLE %s (LIKE %I.event INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', leaf, name);
     EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', leaf);
     EXECUTE format('ALTER TABLE %s FORCE ROW LEVEL SECURITY', leaf);
-    EXECUTE format('ALTER TABLE %I.%I ATTACH PARTITION %s FOR VALUES FROM (%L) TO (%L)', name, parent, leaf, day, day + 1);
+    EXECUTE format('ALTER TABLE %I.event ATTACH PARTITION %s FOR VALUES FROM (%L) TO (%L)', name, leaf, day, day + 1);
 END $$;
 
--- Makes today and the two days after it in every tenant schema and drops the `seen` days before `keep_from`. Returns the number
--- of dropped ones. A partition that is in use for longer than the lock timeout stays until the next call.
-CREATE FUNCTION cell.maintain(today date, keep_from date) RETURNS int
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
+-- Makes the partitions of today and the two days after it in every tenant schema.
+CREATE FUNCTION cell.maintain(today date) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     home record;
-    leaf record;
-    dropped int := 0;
 BEGIN
     FOR home IN SELECT nspname AS name FROM pg_namespace WHERE nspname = 'tenants' OR starts_with(nspname, 'tenant_') ORDER BY nspname LOOP
         FOR ahead IN 0..2 LOOP
-            PERFORM cell.make_day(home.name, 'event', today + ahead);
-            PERFORM cell.make_day(home.name, 'seen', today + ahead);
-        END LOOP;
-        FOR leaf IN
-            SELECT c.oid::regclass::text AS name
-            FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-            WHERE i.inhparent = format('%I.seen', home.name)::regclass AND c.relname < 'seen_' || to_char(keep_from, 'YYYYMMDD')
-        LOOP
-            BEGIN
-                EXECUTE format('DROP TABLE %s', leaf.name);
-                dropped := dropped + 1;
-            EXCEPTION WHEN lock_not_available THEN
-                RAISE NOTICE 'still in use: %', leaf.name;
-            END;
+            PERFORM cell.make_day(home.name, today + ahead);
         END LOOP;
     END LOOP;
-    RETURN dropped;
 END $$;
 
 -- Makes the schema of its own that the tenant `who` has, and returns its name: unique, since a tenant's name holds no underscore.
@@ -198,6 +173,6 @@ BEGIN
 END $$;
 
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA cell FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION cell.make_day(text, text, date), cell.maintain(date, date), cell.dedicate(text) TO df_apply;
+GRANT EXECUTE ON FUNCTION cell.make_day(text, date), cell.maintain(date), cell.dedicate(text) TO df_apply;
 
 SELECT cell.make_schema('tenants');
