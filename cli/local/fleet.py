@@ -28,8 +28,9 @@ from cli.local.databases import own_database
 from cli.local.environment import DIRECTORY_ROLE, Ground, bootstrap_path, command, environment, inherit, topology_files
 from cli.local.layout import PORT_BASE, Layout, Place, lay_out, select
 from cli.local.order import Spec
+from cli.local.ports import check_ports
 from cli.local.postgres import Postgres, check_disk
-from cli.local.state import StateFolder, check_ports
+from cli.local.state import StateFolder
 from cli.local.supervisor import Status, Supervisor
 from gitops.fleet import FLEET
 from kernel.residency import Fleet

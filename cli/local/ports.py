@@ -1,14 +1,20 @@
-"""Free TCP ports of the loopback interface."""
+"""TCP ports of the loopback interface: which are free, and who holds the others."""
 
 from __future__ import annotations
 
+import asyncio
 import socket
+import time
+from collections.abc import Mapping
 from typing import Final
+
+import psutil
 
 from cli.errors import Unable
 
 _FIRST: Final = 20_000
 _LAST: Final = 32_000
+_PORT_PATIENCE_SECONDS: Final = 3.0
 
 
 def free_block(ports: int) -> int:
@@ -28,3 +34,25 @@ def is_free(port: int) -> bool:
         except OSError:
             return False
         return True
+
+
+async def check_ports(ports: Mapping[str, int], patience_seconds: float = _PORT_PATIENCE_SECONDS) -> None:
+    """Raises Unable naming the first taken port, its purpose and who holds it. Waits a little: a fleet may be just going down."""
+    deadline = time.monotonic() + patience_seconds
+    while True:
+        taken = next(((name, port) for name, port in ports.items() if not is_free(port)), None)
+        if taken is None:
+            return
+        if time.monotonic() > deadline:
+            raise Unable(f"port {taken[1]} ({taken[0]}) is taken{_by_whom(taken[1])}", "stop that, or choose others with --port-base")
+        await asyncio.sleep(0.1)
+
+
+def _by_whom(port: int) -> str:
+    try:
+        for connection in psutil.net_connections("tcp"):
+            if connection.laddr and connection.laddr.port == port and connection.pid:
+                return f" by {psutil.Process(connection.pid).name()} (pid {connection.pid})"
+    except psutil.Error:
+        pass
+    return ""

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-import errno
 import fcntl
 import json
 import os
 import secrets
-import socket
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-import psutil
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from cli.errors import Unable
 from cli.local.supervisor import Status
-
-_PORT_PATIENCE_SECONDS: Final = 3.0
 
 
 def default_folder() -> Path:
@@ -148,37 +141,3 @@ class StateFolder:
             return json.loads((self.path / name).read_text())
         except FileNotFoundError as error:
             raise Unable(f"no fleet was ever started in {self.path}", "start one with `dataflow up`") from error
-
-
-async def check_ports(ports: Mapping[str, int], patience_seconds: float = _PORT_PATIENCE_SECONDS) -> None:
-    """Raises Unable naming the first taken port, its purpose and who holds it. Waits a little: a fleet may be just going down."""
-    deadline = time.monotonic() + patience_seconds
-    while True:
-        taken = next(((name, port) for name, port in ports.items() if not _is_free(port)), None)
-        if taken is None:
-            return
-        if time.monotonic() > deadline:
-            raise Unable(f"port {taken[1]} ({taken[0]}) is taken{_by_whom(taken[1])}", "stop that, or choose others with --port-base")
-        await asyncio.sleep(0.1)
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                return False
-            raise Unable(f"port {port} cannot be used: {error.strerror}", "choose others with --port-base") from error
-        return True
-
-
-def _by_whom(port: int) -> str:
-    try:
-        for connection in psutil.net_connections("tcp"):
-            if connection.laddr and connection.laddr.port == port and connection.pid:
-                return f" by {psutil.Process(connection.pid).name()} (pid {connection.pid})"
-    except psutil.Error:
-        pass
-    return ""

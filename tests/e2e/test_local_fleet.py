@@ -22,9 +22,10 @@ import psutil
 import pytest
 
 from cli.local.fleet import LocalFleet
+from cli.local.ports import free_block
 from cli.local.postgres import Postgres
 from tests.support.postgres import temporary_folder
-from tests.support.processes import eventually, free_block
+from tests.support.processes import eventually
 
 pytestmark = [pytest.mark.fleet, pytest.mark.envoy, pytest.mark.postgres, pytest.mark.timeout(240)]
 

@@ -16,11 +16,11 @@ import grpc
 import pytest
 
 from cli.local.layout import lay_out
+from cli.local.ports import free_block
 from cli.local.state import StateFolder
 from dataflow.routing.v1 import routing_pb2, routing_pb2_grpc
 from dataflow.storage.v1 import query_pb2, query_pb2_grpc
 from gitops.fleet import FLEET
-from tests.support.processes import free_block
 
 READ_KEY = "rk_eu_read"
 

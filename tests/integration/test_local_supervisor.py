@@ -17,8 +17,9 @@ import pytest
 from cli.errors import Unable
 from cli.local import probe
 from cli.local.order import Spec
+from cli.local.ports import check_ports
 from cli.local.process import Child, trim_log
-from cli.local.state import StateFolder, check_ports
+from cli.local.state import StateFolder
 from cli.local.supervisor import Supervisor
 from tests.support.processes import eventually, free_port
 

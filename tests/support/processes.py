@@ -15,14 +15,6 @@ def free_port() -> int:
         return port
 
 
-def free_block(ports: int) -> int:
-    """The first of `ports` consecutive free ports, below the kernel's ephemeral range."""
-    for first in range(20_000, 32_000 - ports, ports):
-        if all(_is_free(port) for port in range(first, first + ports)):
-            return first
-    raise RuntimeError(f"no {ports} consecutive free ports")
-
-
 async def eventually(holds: Callable[[], bool] | Callable[[], Awaitable[bool]], what: str, seconds: float = 10.0) -> None:
     """Waits until the condition holds. Raises AssertionError naming `what` after `seconds`."""
     deadline = asyncio.get_running_loop().time() + seconds
@@ -33,13 +25,3 @@ async def eventually(holds: Callable[[], bool] | Callable[[], Awaitable[bool]], 
         if asyncio.get_running_loop().time() > deadline:
             raise AssertionError(f"not within {seconds} s: {what}")
         await asyncio.sleep(0.02)
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
