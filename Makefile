@@ -9,7 +9,7 @@ help: ## this text
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk 'BEGIN{FS=":.*## "}{printf "  make %-11s %s\n", $$1, $$2}'
 
 # A lock change makes a new virtual environment: xds-protos overwrites files of later packages (docs/decisions/0003-two-locks.md).
-$(VENV)/runtime: locks/1-xds.txt locks/2-runtime.txt pyproject.toml
+$(VENV)/runtime: locks/1-xds.txt locks/2-runtime.txt
 	@echo "== installing the runtime packages (about a minute the first time)"
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "DataFlow needs Python 3.11 or newer, this is " + sys.version)'
 	@$(PYTHON) -c 'import venv, ensurepip' || { echo "Python's venv module is missing: on Debian, apt-get install python3-venv"; exit 1; }

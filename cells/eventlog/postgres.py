@@ -26,7 +26,7 @@ _SQL: Final = queries.load(Path(__file__).parent / "sql" / "queries.sql")
 _POLL_SECONDS: Final = 0.05
 _SIZE_SECONDS: Final = 5.0
 _SEGMENT_DAYS_AHEAD: Final = 2
-_LOST: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError)
+_LOST: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, TimeoutError)
 
 
 async def provision(admin_dsn: str, role: str, password: str, partitions: int) -> None:
@@ -53,7 +53,8 @@ async def provision(admin_dsn: str, role: str, password: str, partitions: int) -
 class PostgresLog:
     """See `cells.eventlog.log` for what it promises. Make it with `open_log`."""
 
-    def __init__(self, pool: asyncpg.Pool, partitions: int, clock: Clock, bytes_max: int) -> None:
+    def __init__(self, dsn: str, pool: asyncpg.Pool, partitions: int, clock: Clock, bytes_max: int) -> None:
+        self._dsn = dsn
         self._pool = pool
         self._clock = clock
         self._bytes_max = bytes_max
@@ -123,7 +124,7 @@ class PostgresLog:
 
     async def join(self, group: str, member: str) -> Membership:
         """A membership that lives as long as its own connection."""
-        return PostgresMembership(self._pool, _SQL["members"], group, self.partitions)
+        return PostgresMembership(self._dsn, _SQL["members"], group, self.partitions)
 
     async def close(self) -> None:
         """Ends the appenders after what they hold, then the pool."""
@@ -253,7 +254,7 @@ async def open_log(dsn: str, clock: Clock, bytes_max: int = limits.LOG_BYTES_MAX
         partitions = await pool.fetchval(_SQL["partitions"])
     except _LOST as error:
         raise Failure(Reason.LOG_UNAVAILABLE, f"PostgreSQL does not answer: {error}") from error
-    return PostgresLog(pool, partitions, clock, bytes_max)
+    return PostgresLog(dsn, pool, partitions, clock, bytes_max)
 
 
 def _swallow(future: asyncio.Future[int]) -> None:

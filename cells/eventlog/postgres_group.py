@@ -12,18 +12,18 @@ import asyncpg
 
 from kernel.errors import Failure, Reason
 
-_LOST = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError)
+_LOST = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, TimeoutError)
 
 
 class PostgresMembership:
     """`cells.eventlog.log.Membership`."""
 
-    def __init__(self, pool: asyncpg.Pool, members_sql: str, group: str, partitions: int) -> None:
-        self._pool = pool
+    def __init__(self, dsn: str, members_sql: str, group: str, partitions: int) -> None:
+        self._dsn = dsn
         self._members_sql = members_sql
         self._key = zlib.crc32(group.encode()) & 0x7FFFFFFF
         self._partitions = partitions
-        self._connection: asyncpg.pool.PoolConnectionProxy | None = None
+        self._connection: asyncpg.Connection | None = None
         self._held: set[int] = set()
 
     async def assignment(self) -> frozenset[int]:
@@ -39,11 +39,10 @@ class PostgresMembership:
         connection, self._connection, self._held = self._connection, None, set()
         if connection is not None:
             connection.terminate()
-            await self._pool.release(connection)
 
     async def _balance(self) -> frozenset[int]:
         if self._connection is None:
-            self._connection = await self._pool.acquire(timeout=5.0)
+            self._connection = await asyncpg.connect(self._dsn, timeout=5.0)
             await self._connection.execute("SELECT pg_advisory_lock_shared($1::integer, -1)", self._key, timeout=5.0)
         members = await self._connection.fetchval(self._members_sql, self._key, timeout=5.0)
         fair = math.ceil(self._partitions / max(1, members))

@@ -26,10 +26,14 @@ else:
     Connection, Pool = asyncpg.Connection, asyncpg.Pool
 
 CONNECT_SECONDS_MAX: Final = 5.0
+# InternalClientError: a dying server's last words reached an idle connection. InvalidCachedStatementError: a migration changed a
+# table under a prepared statement, which is prepared anew the next time.
 NOT_NOW: Final = (
     OSError,
     TimeoutError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    asyncpg.InvalidCachedStatementError,
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
     asyncpg.InsufficientResourcesError,

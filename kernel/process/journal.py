@@ -6,6 +6,7 @@ import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -68,7 +69,7 @@ class FileJournal:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         fresh = self._path.with_suffix(".new")
         with fresh.open("wb") as file:
-            _write(file.fileno(), whole)
+            _write(file, whole)
         fresh.replace(self._path)
         folder = os.open(self._path.parent, os.O_RDONLY)
         try:
@@ -79,12 +80,13 @@ class FileJournal:
     def append(self, change: Signed) -> None:
         """Synced before it returns."""
         with self._path.open("ab") as file:
-            _write(file.fileno(), change)
+            _write(file, change)
 
 
-def _write(fd: int, signed: Signed) -> None:
-    os.write(fd, _HEAD.pack(len(signed.signature), len(signed.update)) + signed.signature + signed.update)
-    os.fsync(fd)
+def _write(file: BinaryIO, signed: Signed) -> None:
+    file.write(_HEAD.pack(len(signed.signature), len(signed.update)) + signed.signature + signed.update)
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _entries(data: bytes) -> Iterator[tuple[Signed, int]]:

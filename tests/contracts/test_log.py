@@ -301,3 +301,36 @@ async def test_an_append_whose_connection_dies_fails_or_is_durable_never_both_lo
     assert {offset: stored.get(offset) for offset in acknowledged} == acknowledged
     assert sorted(stored) == list(range(len(stored)))
     await log.close()
+
+
+@pytest.mark.postgres
+async def test_a_member_whose_connection_dies_loses_its_partitions_and_joins_again(postgres: Databases) -> None:
+    """The other member takes over; the returned one gets its half back."""
+    await provision(postgres.admin_dsn, "df_log", "secret", 4)
+    log = await open_log(postgres.role_dsn("df_log", "secret"), SystemClock())
+    first, second = await log.join("g", "m1"), await log.join("g", "m2")
+    assert await first.assignment() == frozenset(range(4))
+    admin = await asyncpg.connect(postgres.admin_dsn)
+    killed = await admin.fetchval(
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_locks WHERE locktype = 'advisory' AND database ="
+        " (SELECT oid FROM pg_database WHERE datname = current_database()) AND mode = 'ShareLock'"
+    )
+    await admin.close()
+    assert killed == 1
+
+    async def taken_over() -> bool:
+        return await second.assignment() == frozenset(range(4))
+
+    await eventually(taken_over, "the survivor has everything")
+
+    async def shared() -> bool:
+        try:
+            one, two = await first.assignment(), await second.assignment()
+        except Failure:
+            return False
+        return len(one) == len(two) == 2 and not one & two
+
+    await eventually(shared, "two halves again")
+    await first.leave()
+    await second.leave()
+    await log.close()

@@ -18,7 +18,23 @@ maybe = st.none() | texts
 numbers = st.integers(0, 2**63 - 1)
 moments = st.integers(-(2**60), 2**60).map(Micros)
 rows = st.builds(
-    EventRow, st.just(ACME), texts, moments, moments, texts, maybe, maybe, maybe, maybe, texts, st.just(CellId("c")), numbers, numbers, numbers, numbers, st.binary(max_size=9),
+    EventRow,
+    st.just(ACME),
+    texts,
+    moments,
+    moments,
+    texts,
+    maybe,
+    maybe,
+    maybe,
+    maybe,
+    texts,
+    st.just(CellId("c")),
+    numbers,
+    numbers,
+    numbers,
+    numbers,
+    st.binary(max_size=9),
 )
 all_effects = st.builds(
     Effects,

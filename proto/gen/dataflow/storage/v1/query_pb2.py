@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x64\x61taflow/storage/v1/query.proto\x12\x13\x64\x61taflow.storage.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb6\x01\n\x0b\x45ventFilter\x12)\n\x05since\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05until\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x0c\n\x04name\x18\x04 \x01(\t\x12\x0f\n\x07user_id\x18\x05 \x01(\t\x12\x14\n\x0c\x61nonymous_id\x18\x06 \x01(\t\x12\x0e\n\x06source\x18\x07 \x01(\t\"l\n\x11ListEventsRequest\x12\x30\n\x06\x66ilter\x18\x01 \x01(\x0b\x32 .dataflow.storage.v1.EventFilter\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"_\n\x12ListEventsResponse\x12\x30\n\x06\x65vents\x18\x01 \x03(\x0b\x32 .dataflow.storage.v1.StoredEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xb6\x02\n\x0bStoredEvent\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12-\n\ttimestamp\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0breceived_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tstored_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04type\x18\x05 \x01(\t\x12\x0c\n\x04name\x18\x06 \x01(\t\x12\x0f\n\x07user_id\x18\x07 \x01(\t\x12\x14\n\x0c\x61nonymous_id\x18\x08 \x01(\t\x12\x0e\n\x06source\x18\t \x01(\t\x12\x0c\n\x04\x63\x65ll\x18\n \x01(\t\x12\r\n\x05\x65poch\x18\x0b \x01(\x04\x12\x14\n\x0cpayload_json\x18\x0c \x01(\x0c\"%\n\x0fGetEventRequest\x12\x12\n\nmessage_id\x18\x01 \x01(\t\"^\n\x12\x43ountEventsRequest\x12\x30\n\x06\x66ilter\x18\x01 \x01(\x0b\x32 .dataflow.storage.v1.EventFilter\x12\x16\n\x0e\x62ucket_seconds\x18\x02 \x01(\r\"C\n\x13\x43ountEventsResponse\x12,\n\x07\x62uckets\x18\x01 \x03(\x0b\x32\x1b.dataflow.storage.v1.Bucket\"C\n\x06\x42ucket\x12)\n\x05start\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x65vents\x18\x02 \x01(\x04\"J\n\x11GetProfileRequest\x12\x11\n\x07user_id\x18\x01 \x01(\tH\x00\x12\x16\n\x0c\x61nonymous_id\x18\x02 \x01(\tH\x00\x42\n\n\x08identity\"G\n\x07Profile\x12\x10\n\x08user_ids\x18\x01 \x03(\t\x12\x15\n\ranonymous_ids\x18\x02 \x03(\t\x12\x13\n\x0btraits_json\x18\x03 \x01(\x0c\"\'\n\x11TraceEventRequest\x12\x12\n\nmessage_id\x18\x01 \x01(\t\"\xbd\x02\n\x12TraceEventResponse\x12<\n\x05place\x18\x01 \x01(\x0e\x32-.dataflow.storage.v1.TraceEventResponse.Place\x12\x0b\n\x03why\x18\x02 \x01(\t\x12\x11\n\tpartition\x18\x03 \x01(\r\x12\x0e\n\x06offset\x18\x04 \x01(\x04\x12\r\n\x05index\x18\x05 \x01(\r\x12/\n\x05\x65vent\x18\x06 \x01(\x0b\x32 .dataflow.storage.v1.StoredEvent\"y\n\x05Place\x12\x15\n\x11PLACE_UNSPECIFIED\x10\x00\x12\x11\n\rPLACE_UNKNOWN\x10\x01\x12\r\n\tPLACE_LOG\x10\x02\x12\x10\n\x0cPLACE_STORED\x10\x03\x12\x15\n\x11PLACE_DEAD_LETTER\x10\x04\x12\x0e\n\nPLACE_HELD\x10\x05\x32\xd6\x03\n\x0cQueryService\x12]\n\nListEvents\x12&.dataflow.storage.v1.ListEventsRequest\x1a\'.dataflow.storage.v1.ListEventsResponse\x12R\n\x08GetEvent\x12$.dataflow.storage.v1.GetEventRequest\x1a .dataflow.storage.v1.StoredEvent\x12`\n\x0b\x43ountEvents\x12\'.dataflow.storage.v1.CountEventsRequest\x1a(.dataflow.storage.v1.CountEventsResponse\x12R\n\nGetProfile\x12&.dataflow.storage.v1.GetProfileRequest\x1a\x1c.dataflow.storage.v1.Profile\x12]\n\nTraceEvent\x12&.dataflow.storage.v1.TraceEventRequest\x1a\'.dataflow.storage.v1.TraceEventResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x64\x61taflow/storage/v1/query.proto\x12\x13\x64\x61taflow.storage.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb6\x01\n\x0b\x45ventFilter\x12)\n\x05since\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05until\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x0c\n\x04name\x18\x04 \x01(\t\x12\x0f\n\x07user_id\x18\x05 \x01(\t\x12\x14\n\x0c\x61nonymous_id\x18\x06 \x01(\t\x12\x0e\n\x06source\x18\x07 \x01(\t\"l\n\x11ListEventsRequest\x12\x30\n\x06\x66ilter\x18\x01 \x01(\x0b\x32 .dataflow.storage.v1.EventFilter\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"_\n\x12ListEventsResponse\x12\x30\n\x06\x65vents\x18\x01 \x03(\x0b\x32 .dataflow.storage.v1.StoredEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xea\x02\n\x0bStoredEvent\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12-\n\ttimestamp\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0breceived_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tstored_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04type\x18\x05 \x01(\t\x12\x0c\n\x04name\x18\x06 \x01(\t\x12\x0f\n\x07user_id\x18\x07 \x01(\t\x12\x14\n\x0c\x61nonymous_id\x18\x08 \x01(\t\x12\x0e\n\x06source\x18\t \x01(\t\x12\x0c\n\x04\x63\x65ll\x18\n \x01(\t\x12\r\n\x05\x65poch\x18\x0b \x01(\x04\x12\x14\n\x0cpayload_json\x18\x0c \x01(\x0c\x12\x11\n\tpartition\x18\r \x01(\r\x12\x0e\n\x06offset\x18\x0e \x01(\x04\x12\x0f\n\x07ordinal\x18\x0f \x01(\r\"%\n\x0fGetEventRequest\x12\x12\n\nmessage_id\x18\x01 \x01(\t\"^\n\x12\x43ountEventsRequest\x12\x30\n\x06\x66ilter\x18\x01 \x01(\x0b\x32 .dataflow.storage.v1.EventFilter\x12\x16\n\x0e\x62ucket_seconds\x18\x02 \x01(\r\"C\n\x13\x43ountEventsResponse\x12,\n\x07\x62uckets\x18\x01 \x03(\x0b\x32\x1b.dataflow.storage.v1.Bucket\"C\n\x06\x42ucket\x12)\n\x05start\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x65vents\x18\x02 \x01(\x04\"J\n\x11GetProfileRequest\x12\x11\n\x07user_id\x18\x01 \x01(\tH\x00\x12\x16\n\x0c\x61nonymous_id\x18\x02 \x01(\tH\x00\x42\n\n\x08identity\"G\n\x07Profile\x12\x10\n\x08user_ids\x18\x01 \x03(\t\x12\x15\n\ranonymous_ids\x18\x02 \x03(\t\x12\x13\n\x0btraits_json\x18\x03 \x01(\x0c\"\'\n\x11TraceEventRequest\x12\x12\n\nmessage_id\x18\x01 \x01(\t\"\xbf\x02\n\x12TraceEventResponse\x12<\n\x05place\x18\x01 \x01(\x0e\x32-.dataflow.storage.v1.TraceEventResponse.Place\x12\x0b\n\x03why\x18\x02 \x01(\t\x12\x11\n\tpartition\x18\x03 \x01(\r\x12\x0e\n\x06offset\x18\x04 \x01(\x04\x12\x0f\n\x07ordinal\x18\x05 \x01(\r\x12/\n\x05\x65vent\x18\x06 \x01(\x0b\x32 .dataflow.storage.v1.StoredEvent\"y\n\x05Place\x12\x15\n\x11PLACE_UNSPECIFIED\x10\x00\x12\x11\n\rPLACE_UNKNOWN\x10\x01\x12\r\n\tPLACE_LOG\x10\x02\x12\x10\n\x0cPLACE_STORED\x10\x03\x12\x15\n\x11PLACE_DEAD_LETTER\x10\x04\x12\x0e\n\nPLACE_HELD\x10\x05\x32\xd6\x03\n\x0cQueryService\x12]\n\nListEvents\x12&.dataflow.storage.v1.ListEventsRequest\x1a\'.dataflow.storage.v1.ListEventsResponse\x12R\n\x08GetEvent\x12$.dataflow.storage.v1.GetEventRequest\x1a .dataflow.storage.v1.StoredEvent\x12`\n\x0b\x43ountEvents\x12\'.dataflow.storage.v1.CountEventsRequest\x1a(.dataflow.storage.v1.CountEventsResponse\x12R\n\nGetProfile\x12&.dataflow.storage.v1.GetProfileRequest\x1a\x1c.dataflow.storage.v1.Profile\x12]\n\nTraceEvent\x12&.dataflow.storage.v1.TraceEventRequest\x1a\'.dataflow.storage.v1.TraceEventResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,25 +39,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTEVENTSRESPONSE']._serialized_start=384
   _globals['_LISTEVENTSRESPONSE']._serialized_end=479
   _globals['_STOREDEVENT']._serialized_start=482
-  _globals['_STOREDEVENT']._serialized_end=792
-  _globals['_GETEVENTREQUEST']._serialized_start=794
-  _globals['_GETEVENTREQUEST']._serialized_end=831
-  _globals['_COUNTEVENTSREQUEST']._serialized_start=833
-  _globals['_COUNTEVENTSREQUEST']._serialized_end=927
-  _globals['_COUNTEVENTSRESPONSE']._serialized_start=929
-  _globals['_COUNTEVENTSRESPONSE']._serialized_end=996
-  _globals['_BUCKET']._serialized_start=998
-  _globals['_BUCKET']._serialized_end=1065
-  _globals['_GETPROFILEREQUEST']._serialized_start=1067
-  _globals['_GETPROFILEREQUEST']._serialized_end=1141
-  _globals['_PROFILE']._serialized_start=1143
-  _globals['_PROFILE']._serialized_end=1214
-  _globals['_TRACEEVENTREQUEST']._serialized_start=1216
-  _globals['_TRACEEVENTREQUEST']._serialized_end=1255
-  _globals['_TRACEEVENTRESPONSE']._serialized_start=1258
-  _globals['_TRACEEVENTRESPONSE']._serialized_end=1575
-  _globals['_TRACEEVENTRESPONSE_PLACE']._serialized_start=1454
-  _globals['_TRACEEVENTRESPONSE_PLACE']._serialized_end=1575
-  _globals['_QUERYSERVICE']._serialized_start=1578
-  _globals['_QUERYSERVICE']._serialized_end=2048
+  _globals['_STOREDEVENT']._serialized_end=844
+  _globals['_GETEVENTREQUEST']._serialized_start=846
+  _globals['_GETEVENTREQUEST']._serialized_end=883
+  _globals['_COUNTEVENTSREQUEST']._serialized_start=885
+  _globals['_COUNTEVENTSREQUEST']._serialized_end=979
+  _globals['_COUNTEVENTSRESPONSE']._serialized_start=981
+  _globals['_COUNTEVENTSRESPONSE']._serialized_end=1048
+  _globals['_BUCKET']._serialized_start=1050
+  _globals['_BUCKET']._serialized_end=1117
+  _globals['_GETPROFILEREQUEST']._serialized_start=1119
+  _globals['_GETPROFILEREQUEST']._serialized_end=1193
+  _globals['_PROFILE']._serialized_start=1195
+  _globals['_PROFILE']._serialized_end=1266
+  _globals['_TRACEEVENTREQUEST']._serialized_start=1268
+  _globals['_TRACEEVENTREQUEST']._serialized_end=1307
+  _globals['_TRACEEVENTRESPONSE']._serialized_start=1310
+  _globals['_TRACEEVENTRESPONSE']._serialized_end=1629
+  _globals['_TRACEEVENTRESPONSE_PLACE']._serialized_start=1508
+  _globals['_TRACEEVENTRESPONSE_PLACE']._serialized_end=1629
+  _globals['_QUERYSERVICE']._serialized_start=1632
+  _globals['_QUERYSERVICE']._serialized_end=2102
 # @@protoc_insertion_point(module_scope)

@@ -148,6 +148,9 @@ class StoredEvent(_message.Message):
     CELL_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
     PAYLOAD_JSON_FIELD_NUMBER: _builtins.int
+    PARTITION_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    ORDINAL_FIELD_NUMBER: _builtins.int
     message_id: _builtins.str
     """The client's id."""
     type: _builtins.str
@@ -166,6 +169,12 @@ class StoredEvent(_message.Message):
     """The epoch at which it was received."""
     payload_json: _builtins.bytes
     """The client's JSON, untouched."""
+    partition: _builtins.int
+    """The partition of its cell's log that it came by."""
+    offset: _builtins.int
+    """The offset of its record."""
+    ordinal: _builtins.int
+    """Its index in the record."""
     @_builtins.property
     def timestamp(self) -> _timestamp_pb2.Timestamp:
         """When it happened, the client's clock corrected."""
@@ -193,10 +202,13 @@ class StoredEvent(_message.Message):
         cell: _builtins.str = ...,
         epoch: _builtins.int = ...,
         payload_json: _builtins.bytes = ...,
+        partition: _builtins.int = ...,
+        offset: _builtins.int = ...,
+        ordinal: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["received_at", b"received_at", "stored_at", b"stored_at", "timestamp", b"timestamp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["anonymous_id", b"anonymous_id", "cell", b"cell", "epoch", b"epoch", "message_id", b"message_id", "name", b"name", "payload_json", b"payload_json", "received_at", b"received_at", "source", b"source", "stored_at", b"stored_at", "timestamp", b"timestamp", "type", b"type", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["anonymous_id", b"anonymous_id", "cell", b"cell", "epoch", b"epoch", "message_id", b"message_id", "name", b"name", "offset", b"offset", "ordinal", b"ordinal", "partition", b"partition", "payload_json", b"payload_json", "received_at", b"received_at", "source", b"source", "stored_at", b"stored_at", "timestamp", b"timestamp", "type", b"type", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -433,7 +445,7 @@ class TraceEventResponse(_message.Message):
     WHY_FIELD_NUMBER: _builtins.int
     PARTITION_FIELD_NUMBER: _builtins.int
     OFFSET_FIELD_NUMBER: _builtins.int
-    INDEX_FIELD_NUMBER: _builtins.int
+    ORDINAL_FIELD_NUMBER: _builtins.int
     EVENT_FIELD_NUMBER: _builtins.int
     place: Global___TraceEventResponse.Place.ValueType
     """Where it is now."""
@@ -443,7 +455,7 @@ class TraceEventResponse(_message.Message):
     """Log partition, when known."""
     offset: _builtins.int
     """Log offset, when known."""
-    index: _builtins.int
+    ordinal: _builtins.int
     """Index in the record, when known."""
     @_builtins.property
     def event(self) -> Global___StoredEvent:
@@ -456,12 +468,12 @@ class TraceEventResponse(_message.Message):
         why: _builtins.str = ...,
         partition: _builtins.int = ...,
         offset: _builtins.int = ...,
-        index: _builtins.int = ...,
+        ordinal: _builtins.int = ...,
         event: Global___StoredEvent | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "index", b"index", "offset", b"offset", "partition", b"partition", "place", b"place", "why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "offset", b"offset", "ordinal", b"ordinal", "partition", b"partition", "place", b"place", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

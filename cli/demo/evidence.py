@@ -1,0 +1,123 @@
+"""Reads back what every cell holds, for the oracle: visible rows through the query API, ledgers and copies by an auditor's own eyes.
+
+The auditor shares no code with ingest or storage: it reads tables with its own SQL and files as bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from pathlib import Path
+from typing import Final
+
+import asyncpg
+
+from chaos.checkers.history import Copy, LedgerLine
+from cli.local.fleet import LocalFleet
+
+_TOKEN_READ_BYTES: Final = 8 * 1024 * 1024
+_LAG_SQL: Final = (
+    "SELECT coalesce(sum(r.events), 0) FROM eventlog.record r LEFT JOIN cell.position p ON p.partition = r.partition"
+    ' WHERE r."offset" >= coalesce(p.next_offset, 0)'
+)
+_ACCEPTED_SQL: Final = "SELECT tenant, sum(events)::bigint FROM eventlog.record GROUP BY tenant"
+_SCHEMAS_SQL: Final = "SELECT table_schema FROM information_schema.tables WHERE table_name = 'ledger'"
+_TABLES_SQL: Final = (
+    "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+    " WHERE c.relkind = 'r' AND n.nspname NOT IN ('pg_catalog', 'information_schema')"
+)
+
+
+async def unapplied(fleet: LocalFleet) -> int:
+    """Events in all cells' logs that are not applied."""
+    total = 0
+    for cell in fleet.layout.fleet.cells:
+        connection = await asyncpg.connect(fleet.dsn(cell))
+        try:
+            total += int(await connection.fetchval(_LAG_SQL))
+        finally:
+            await connection.close()
+    return total
+
+
+async def ledger_lines(fleet: LocalFleet, cell: str) -> list[LedgerLine]:
+    """The left side from record headers, the right side from the ledger tables."""
+    connection = await asyncpg.connect(fleet.dsn(cell))
+    try:
+        accepted = {row[0]: row[1] for row in await connection.fetch(_ACCEPTED_SQL)}
+        right: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0, 0])
+        for (schema,) in await connection.fetch(_SCHEMAS_SQL):
+            rows = await connection.fetch(f'SELECT tenant, stored, duplicate, quarantined, held FROM "{schema}".ledger')  # noqa: S608  # a name from the catalogue
+            for tenant, *counts in rows:
+                right[tenant] = [have + more for have, more in zip(right[tenant], counts, strict=True)]
+    finally:
+        await connection.close()
+    return [LedgerLine(cell, tenant, accepted.get(tenant, 0), *right[tenant]) for tenant in sorted({*accepted, *right})]
+
+
+async def copies(fleet: LocalFleet, tokens: tuple[bytes, ...]) -> list[Copy]:
+    """Where the planted tokens are: every table of every database as text, and every file of every zone as bytes (WAL included).
+
+    A Copy's text is reduced to the tokens that were found in it: the whole would not fit in memory.
+    """
+    found: list[Copy] = []
+    for zone in fleet.layout.fleet.zones:
+        owners = [zone, *(cell.name for cell in fleet.layout.fleet.cells_of(zone))]
+        for owner in owners:
+            found += await _tables(fleet, zone, owner, tokens)
+        found += await asyncio.to_thread(_files, zone, fleet.layout.zone_folder(zone), tokens)
+    return found
+
+
+async def _tables(fleet: LocalFleet, zone: str, owner: str, tokens: tuple[bytes, ...]) -> list[Copy]:
+    connection = await asyncpg.connect(fleet.dsn(owner))
+    try:
+        found = []
+        for (table,) in await connection.fetch(_TABLES_SQL):
+            search = _Search(tokens)
+            await connection.copy_from_query(f"SELECT * FROM {table}", output=search.feed, format="binary")  # noqa: S608  # a name from the catalogue
+            found.append(Copy(zone, f"table {table} of {owner}", search.text))
+        return found
+    finally:
+        await connection.close()
+
+
+def _files(zone: str, folder: Path, tokens: tuple[bytes, ...]) -> list[Copy]:
+    found = []
+    for path in sorted(folder.rglob("*")):
+        search = _Search(tokens)
+        try:
+            if not path.is_file():
+                continue
+            with path.open("rb") as file:
+                while chunk := file.read(_TOKEN_READ_BYTES):
+                    search.take(chunk)
+        except FileNotFoundError:
+            continue  # PostgreSQL removes files while we look; what was in them is in the WAL, which is searched too.
+        found.append(Copy(zone, str(path.relative_to(folder.parent)), search.text))
+    return found
+
+
+class _Search:
+    """Finds tokens in a stream of chunks, also across their borders."""
+
+    def __init__(self, tokens: tuple[bytes, ...]) -> None:
+        self._tokens = tokens
+        self._found: set[bytes] = set()
+        self._tail = b""
+        self._overlap = max((len(token) for token in tokens), default=1) - 1
+
+    async def feed(self, chunk: bytes) -> None:
+        """A chunk of a COPY."""
+        self.take(chunk)
+
+    def take(self, chunk: bytes) -> None:
+        """The next chunk."""
+        window = self._tail + chunk
+        self._found.update(token for token in self._tokens if token in window)
+        self._tail = window[-self._overlap :] if self._overlap else b""
+
+    @property
+    def text(self) -> bytes:
+        """The tokens that were found."""
+        return b"\n".join(sorted(self._found))
