@@ -13,13 +13,14 @@ Answer = Literal["acknowledged", "rejected", "unknown"]
 
 
 class Sent(NamedTuple):
-    """One event that a client sent, over all its attempts. `sequence` orders the events that one sequential client sent for one user;
-    `answer` is the last word: `unknown` when no attempt was ever answered for good."""
+    """One event that a client sent, over all its attempts. `sequence` orders the events that one sequential client sent for one user,
+    and is None for a client that is not sequential (Segment's SDK puts a refused batch at the end of its queue). `answer` is the last
+    word: `unknown` when no attempt was ever answered for good."""
 
     tenant: str
     user: str
     message_id: str
-    sequence: int
+    sequence: int | None
     answer: Answer
 
 

@@ -47,7 +47,7 @@ def order_is_kept(history: History) -> list[str]:
     places = {(row.tenant, row.message_id): row.position for row in history.stored}
     streams: dict[tuple[str, str], list[tuple[int, str]]] = defaultdict(list)
     for sent in history.sent:
-        if sent.answer == "acknowledged" and (sent.tenant, sent.message_id) in places:
+        if sent.sequence is not None and sent.answer == "acknowledged" and (sent.tenant, sent.message_id) in places:
             streams[(sent.tenant, sent.user)].append((sent.sequence, sent.message_id))
     found = []
     for (tenant, user), events in streams.items():

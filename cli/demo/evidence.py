@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 import asyncpg
+import zstandard
 
 from chaos.checkers.history import Copy, LedgerLine
 from cli.local.fleet import LocalFleet
@@ -24,7 +25,7 @@ _ACCEPTED_SQL: Final = "SELECT tenant, sum(events)::bigint FROM eventlog.record 
 _SCHEMAS_SQL: Final = "SELECT table_schema FROM information_schema.tables WHERE table_name = 'ledger'"
 _TABLES_SQL: Final = (
     "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-    " WHERE c.relkind = 'r' AND n.nspname NOT IN ('pg_catalog', 'information_schema')"
+    " WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND n.nspname NOT IN ('pg_catalog', 'information_schema')"
 )
 
 
@@ -77,9 +78,20 @@ async def _tables(fleet: LocalFleet, zone: str, owner: str, tokens: tuple[bytes,
             search = _Search(tokens)
             await connection.copy_from_query(f"SELECT * FROM {table}", output=search.feed, format="binary")  # noqa: S608  # a name from the catalogue
             found.append(Copy(zone, f"table {table} of {owner}", search.text))
+        if await connection.fetchval("SELECT to_regclass('eventlog.record')") is not None:
+            found.append(Copy(zone, f"log of {owner}, decompressed", await _log(connection, tokens)))
         return found
     finally:
         await connection.close()
+
+
+async def _log(connection: asyncpg.Connection, tokens: tuple[bytes, ...]) -> bytes:
+    """The tokens in the bodies of the event log: a byte of format, 0 for plain and 1 for zstd, then the batch."""
+    search = _Search(tokens)
+    async with connection.transaction():
+        async for (body,) in connection.cursor("SELECT body FROM eventlog.record"):
+            search.take(zstandard.decompress(body[1:]) if body[0] else body[1:])
+    return search.text
 
 
 def _files(zone: str, folder: Path, tokens: tuple[bytes, ...]) -> list[Copy]:

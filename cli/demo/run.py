@@ -26,7 +26,7 @@ from chaos.checkers.history import History
 from chaos.checkers.verdicts import judge
 from cli.demo import evidence, kills
 from cli.demo.readback import Seen, visible
-from cli.demo.traffic import GrpcSender, Tenant, Traffic
+from cli.demo.traffic import Tenant, Traffic, send_canary
 from cli.errors import Unable
 from cli.local.fleet import LocalFleet
 from cli.local.layout import PORTS_TOTAL
@@ -43,6 +43,7 @@ _TENANTS: Final = (
 _STEADY_SECONDS: Final = 8.0
 _QUIET_SECONDS: Final = 90.0
 _LIVE_SECONDS: Final = 15.0
+_LOG_WIDTH: Final = 140
 SABOTAGES: Final = ("", "loss", "leak")
 
 
@@ -52,6 +53,8 @@ def run_demo() -> int:
     if sabotage not in SABOTAGES:
         raise Unable(f"SABOTAGE={sabotage} is not known", "it is loss or leak")
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=_LOG_WIDTH)
     state = Path(tempfile.mkdtemp(prefix="dataflow-demo-", dir="/tmp"))  # short, for socket paths; made for us alone
     state.chmod(0o711)
     try:
@@ -81,6 +84,7 @@ class _Demo:
             tenants = [await self._found(*about) for about in _TENANTS]
             for tenant in tenants:
                 await _wait_until_live(tenant)
+                await send_canary(tenant, tenant.canary)
             self._say(f"{len(tenants)} tenants placed; Segment's Python SDK and a gRPC client send for each of them")
             async with Traffic(tenants):
                 await asyncio.sleep(_STEADY_SECONDS)
@@ -130,10 +134,8 @@ class _Demo:
             self._say(f"[yellow]sabotage: took the acknowledged event {lost} away[/yellow]")
         elif self._sabotage == "leak":
             ours, theirs = (next(t for t in tenants if t.zone == zone) for zone in ("eu", "us"))
-            spy = Tenant(**{**vars(theirs), "canary": ours.canary, "sent": [], "born": {}, "name": theirs.name})
-            stop = asyncio.Event()
-            asyncio.get_running_loop().call_later(0.2, stop.set)
-            await GrpcSender(spy, 2.0).run(stop)
+            await send_canary(theirs, ours.canary)
+            await self._become_quiet()
             self._say("[yellow]sabotage: carried a token of zone eu into zone us[/yellow]")
 
     async def _judge(self, tenants: list[Tenant], killed: list[kills.Kill], steady_until: float) -> int:
