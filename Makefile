@@ -4,6 +4,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# A fixed hash seed: what a seeded test did once it does again.
+PYTEST := PYTHONHASHSEED=0 $(BIN)/pytest
 
 help: ## this text
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk 'BEGIN{FS=":.*## "}{printf "  make %-11s %s\n", $$1, $$2}'
@@ -38,4 +40,25 @@ generate: $(VENV)/dev ## Python from proto/, into proto/gen
 	@cd proto && ../$(BIN)/python -m grpc_tools.protoc -I. --plugin=protoc-gen-mypy=../$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=../$(BIN)/protoc-gen-mypy_grpc --python_out=gen --grpc_python_out=gen --mypy_out=quiet:gen --mypy_grpc_out=quiet:gen $$(find dataflow -name '*.proto' | sort)
 	@find proto/gen -type d | sort | while read d; do touch $$d/__init__.py; done; rm -f proto/gen/__init__.py
 
-.PHONY: help setup setup-dev demo lock generate
+test: $(VENV)/dev ## everything that a change must pass: unit to end to end, on real PostgreSQL, Envoy and processes
+	@$(PYTEST) -n 2 --dist loadgroup --cov --cov-report= tests
+	@$(BIN)/coverage report --format=total | sed 's/.*/coverage: & % of lines and branches/'
+
+check: lint ## `make lint`, more simulations, the demo and both sabotages
+	@SIM_RUNS=30 $(PYTEST) tests/simulation
+	@$(BIN)/dataflow demo
+	@for sabotage in loss leak; do if SABOTAGE=$$sabotage $(BIN)/dataflow demo >/tmp/dataflow-sabotage.$$$$ 2>&1; then cat /tmp/dataflow-sabotage.$$$$; echo "the sabotage '$$sabotage' was not found"; exit 1; else echo "the sabotage '$$sabotage' was found, as it must be"; fi; rm -f /tmp/dataflow-sabotage.$$$$; done
+
+lint: $(VENV)/dev ## style, types, walls, contracts
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(PYTEST) tests/house
+
+sim: $(VENV)/dev ## a whole fleet from one seed: make sim SEED=42
+	@SEED=$(SEED) SIM_RUNS=1 $(PYTEST) -s tests/simulation
+
+golden: $(VENV)/dev ## write the golden files again, to be read before they are committed
+	@UPDATE_GOLDEN=1 $(PYTEST) tests/golden
+
+.PHONY: help setup setup-dev demo lock generate test check lint sim golden

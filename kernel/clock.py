@@ -62,4 +62,4 @@ def parse_iso(text: str) -> Micros | None:
 
 def iso(moment: Micros) -> str:
     """RFC 3339 in UTC with microseconds, e.g. 2026-11-21T13:00:00.000000Z."""
-    return to_datetime(moment).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return to_datetime(moment).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -102,8 +102,13 @@ class Effects:
 
     @property
     def tenants(self) -> frozenset[TenantId]:
-        """The tenants that a claim must cover: all but those whose records are held whole."""
-        return frozenset(tenant for tenant, _ in self.accepted) - {held.tenant for held in self.held}
+        """The tenants that a claim must cover: all that have events here beside held ones."""
+        beside: dict[TenantId, int] = {}
+        for (tenant, _), events in self.accepted.items():
+            beside[tenant] = beside.get(tenant, 0) + events
+        for held in self.held:
+            beside[held.tenant] = beside.get(held.tenant, 0) - held.events
+        return frozenset(tenant for tenant, events in beside.items() if events)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 MetricKind = Literal["counter", "gauge", "histogram"]
 
@@ -21,6 +21,23 @@ class Metric:
     meaning: str
     remedy: str
     labels: tuple[str, ...] = ()
+
+
+LOOP_DELAY_SECONDS: Final = Metric(
+    "dataflow_process_loop_delay_seconds",
+    "gauge",
+    "the longest time that the event loop kept a ready task waiting, in the last 5 s",
+    "above 0.05 s: some slice of Python is too long, or the machine has too few cores",
+)
+
+TURNS_FAILED: Final = Metric(
+    "dataflow_process_failed_turns_total",
+    "counter",
+    "turns of a periodic task that failed and come again: measuring lag, housekeeping, retention",
+    "rising: the reason names what cannot be reached",
+    ("task", "reason"),
+)
+PROCESS: Final = (LOOP_DELAY_SECONDS, TURNS_FAILED)
 
 
 class Meter(Protocol):

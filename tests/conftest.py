@@ -22,6 +22,13 @@ def pytest_report_header() -> str:
     return f"hypothesis profile {PROFILE}: fresh seed each run, replay a failure with its @reproduce_failure blob or --hypothesis-seed=N"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole fleets run one after the other: two at a time would take each other's ports and cores."""
+    for item in items:
+        if item.path.parent.name == "e2e":
+            item.add_marker(pytest.mark.xdist_group("fleet"))
+
+
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[Postgres]:
     """One server for the session (for each worker of pytest-xdist), on a free port."""

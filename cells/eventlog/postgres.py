@@ -7,6 +7,7 @@ is synchronous; an append returns after it. Within this process readers are woke
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections import deque
 from pathlib import Path
 from typing import Final
@@ -21,6 +22,7 @@ from kernel.clock import DAY, Clock, Micros
 from kernel.epoch import Epoch
 from kernel.errors import Failure, Reason
 from kernel.ids import CellId, SourceId, TenantId
+from kernel.scram import scram_verifier
 
 _SQL: Final = queries.load(Path(__file__).parent / "sql" / "queries.sql")
 _POLL_SECONDS: Final = 0.05
@@ -36,7 +38,8 @@ async def provision(admin_dsn: str, role: str, password: str, partitions: int) -
         async with connection.transaction():
             await connection.execute("SELECT pg_advisory_xact_lock(7401)")
             known = await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", role)
-            quoted = await connection.fetchval("SELECT format('%I LOGIN PASSWORD %L', $1::text, $2::text)", role, password)
+            verifier = scram_verifier(password, secrets.token_bytes(16))
+            quoted = await connection.fetchval("SELECT format('%I LOGIN PASSWORD %L', $1::text, $2::text)", role, verifier)
             await connection.execute(f"{'ALTER' if known else 'CREATE'} ROLE {quoted}")
             await connection.execute((Path(__file__).parent / "sql" / "schema.sql").read_text())
             await connection.execute(_SQL["seed"].replace("$1", str(int(partitions))))

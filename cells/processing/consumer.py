@@ -10,16 +10,16 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
-from opentelemetry import trace
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry.trace import SpanKind
 
 from cells.eventlog.log import Entry, EventLog, Membership
 from cells.processing import metrics
 from cells.processing.pipeline import Fold
 from cells.processing.store import Applier
+from cells.tracing import OFF, Spans
 from kernel import limits
 from kernel.clock import SECOND, Clock
-from kernel.effects import Applied, Apply, Duplicate, Fenced
+from kernel.effects import Applied, Apply, Duplicate, Fenced, Outcome
 from kernel.epoch import Claim
 from kernel.errors import Failure
 from kernel.ids import TenantId
@@ -29,7 +29,6 @@ GROUP: Final = "processing"
 _REBALANCE_SECONDS: Final = 2.0
 _WAIT_SECONDS: Final = 0.5
 _RETRY_SECONDS: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
-_propagator: Final = TraceContextTextMapPropagator()
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Wiring:
     renew_claim: Callable[[], Awaitable[None]]
     clock: Clock
     meter: Meter
-    tracer: trace.Tracer
+    spans: Spans = OFF
 
 
 class Consumer:
@@ -114,9 +113,10 @@ class PartitionLoop:
             return position
         self._report_lag(entries[0])
         entries = _bounded(entries)
-        with self._w.tracer.start_as_current_span("process", links=_links(entries)) as span:
-            span.set_attribute("dataflow.records", len(entries))
-            outcome = await self._apply(entries, position)
+        with self._w.spans.start("process", links=(entry.record.trace for entry in entries), kind=SpanKind.CONSUMER) as span:
+            span.note("partition", self._partition)
+            span.note("records", len(entries))
+            outcome = await self._apply_or_sift(entries, position)
         if isinstance(outcome, Duplicate):
             return outcome.position
         if isinstance(outcome, Fenced):
@@ -126,8 +126,16 @@ class PartitionLoop:
         self._fenced = self._held = frozenset()
         return entries[-1].offset + 1
 
-    async def _apply(self, entries: list[Entry], position: int) -> Applied | Duplicate | Fenced:
-        work = Fold(self._partition, self._held)
+    async def _apply_or_sift(self, entries: list[Entry], position: int) -> Outcome:
+        """A batch that the store can never keep is folded again strictly: what is wrong in it becomes dead letters."""
+        try:
+            return await self._apply(entries, position, strict=False)
+        except ValueError:
+            self._w.meter.add(metrics.APPLY_FAILURES, reason="UNPROCESSABLE_EVENT")
+            return await self._apply(entries, position, strict=True)
+
+    async def _apply(self, entries: list[Entry], position: int, strict: bool) -> Outcome:
+        work = Fold(self._partition, self._held, strict)
         since_breath = 0
         for entry in entries:
             work.add(entry)
@@ -137,7 +145,8 @@ class PartitionLoop:
                 await asyncio.sleep(0)
         started = self._w.clock.monotonic()
         apply = Apply(work.effects(), self._w.claim(), position, entries[-1].offset + 1)
-        outcome = await self._w.store.apply(apply, started + limits.APPLY_SECONDS_MAX)
+        with self._w.spans.start("storage.apply", kind=SpanKind.CLIENT):
+            outcome = await self._w.store.apply(apply, started + limits.APPLY_SECONDS_MAX)
         self._w.meter.observe(metrics.APPLY_SECONDS, self._w.clock.monotonic() - started)
         return outcome
 
@@ -182,13 +191,3 @@ def _bounded(entries: list[Entry]) -> list[Entry]:
         if number and events > limits.APPLY_EVENTS_MAX:
             return entries[:number]
     return entries
-
-
-def _links(entries: list[Entry]) -> list[trace.Link]:
-    """One link per record to the span that appended it: a batch of records has many parents."""
-    contexts = (
-        trace.get_current_span(_propagator.extract({"traceparent": entry.record.trace})).get_span_context()
-        for entry in entries
-        if entry.record.trace
-    )
-    return [trace.Link(context) for context in contexts if context.is_valid]

@@ -36,6 +36,7 @@ class Fold:
 
     partition: int
     held: Set[TenantId] = frozenset()
+    strict: bool = False
     events: int = 0
     _rows: list[EventRow] = field(default_factory=list)
     _identities: list[IdentityClaim] = field(default_factory=list)
@@ -77,7 +78,7 @@ class Fold:
 
     def _take(self, entry: Entry, body: Body, envelope: Envelope, ordinal: int) -> None:
         record = entry.record
-        wrong = shape.violation(envelope)
+        wrong = shape.violation(envelope, self.strict)
         if wrong is not None:
             self._bury(entry, envelope, ordinal, f"shape: {wrong}")
             return
@@ -106,9 +107,9 @@ class Fold:
         )
 
 
-def fold(partition: int, entries: Sequence[Entry], held: Set[TenantId] = frozenset()) -> Effects:
+def fold(partition: int, entries: Sequence[Entry], held: Set[TenantId] = frozenset(), strict: bool = False) -> Effects:
     """The effects of `entries`."""
-    work = Fold(partition, held)
+    work = Fold(partition, held, strict)
     for entry in entries:
         work.add(entry)
     return work.effects()

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from typing import Final
 
+import msgspec
+
 from cells.eventlog.envelope import EVENT_TYPES, Envelope
 
 _TYPES: Final = frozenset(EVENT_TYPES)
+_objects: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
-def violation(envelope: Envelope) -> str | None:
-    """What is wrong with an envelope that a log may hold (an older or a foreign writer's), or None."""
+def violation(envelope: Envelope, strict: bool = False) -> str | None:
+    """What is wrong with an envelope that a log may hold (an older or a foreign writer's), or None.
+
+    `strict` also reads the payload, which ingest has done already: a store that refused a batch asks for it.
+    """
     if envelope.type not in _TYPES:
         return "type"
     if not envelope.message_id or "\x00" in envelope.message_id:
@@ -21,4 +27,13 @@ def violation(envelope: Envelope) -> str | None:
         return "previousId"
     if envelope.type == "group" and envelope.group_id is None:
         return "groupId"
-    return None
+    return "payload" if strict and not _is_object(envelope.payload) else None
+
+
+def _is_object(payload: bytes) -> bool:
+    try:
+        _objects.decode(payload)
+        payload.decode()
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return False
+    return b"\x00" not in payload

@@ -6,9 +6,6 @@ alone. df_audit appends to and reads the audit chain. None of them may create ro
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import hmac
 import secrets
 from dataclasses import dataclass, field
 from typing import Final
@@ -17,6 +14,7 @@ import asyncpg
 
 from cells.storage.postgres import Dsn
 from cells.storage.postgres_migrate import migrate
+from kernel.scram import scram_verifier
 
 _LOCK: Final = 7_305_002
 _MAINTENANCE: Final = "postgres"
@@ -69,18 +67,6 @@ async def provision(admin_dsn: str, passwords: Passwords) -> Dsns:
 
 def _roles(passwords: Passwords) -> tuple[tuple[str, str], ...]:
     return (("df_owner", passwords.owner), ("df_apply", passwords.apply), ("df_query", passwords.query), ("df_audit", passwords.audit))
-
-
-def scram_verifier(password: str, salt: bytes, iterations: int = 4_096) -> str:
-    """What PostgreSQL keeps instead of a password (RFC 5803), made here so that the password is in no statement and no server log.
-
-    `password` is ASCII: SASLprep would leave it as it is. Raises UnicodeEncodeError.
-    """
-    salted = hashlib.pbkdf2_hmac("sha256", password.encode("ascii"), salt, iterations)
-    stored = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
-    server = hmac.digest(salted, b"Server Key", "sha256")
-    text = [base64.b64encode(part).decode() for part in (salt, stored, server)]
-    return f"SCRAM-SHA-256${iterations}:{text[0]}${text[1]}:{text[2]}"
 
 
 async def _make_role(server: asyncpg.Connection[asyncpg.Record], role: str, password: str) -> None:

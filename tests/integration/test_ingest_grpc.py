@@ -10,8 +10,8 @@ import grpc
 import pytest
 from google.protobuf import struct_pb2, timestamp_pb2
 from google.rpc import error_details_pb2
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
 from grpc_status import rpc_status
 
 from dataflow.ingest.v1 import ingest_pb2, ingest_pb2_grpc
@@ -37,7 +37,7 @@ async def channel(ingest: Ingest) -> AsyncIterator[grpc.aio.Channel]:
 
 @pytest.fixture
 def stub(channel: grpc.aio.Channel) -> ingest_pb2_grpc.IngestServiceAsyncStub:
-    return ingest_pb2_grpc.IngestServiceStub(channel)  # type: ignore[return-value]  # one class serves both kinds of channel
+    return ingest_pb2_grpc.IngestServiceStub(channel)
 
 
 def event(message_id: str = "m1", **fields: object) -> event_pb2.Event:
@@ -251,12 +251,22 @@ async def test_a_client_that_vanishes_in_mid_stream_leaves_no_task(ingest: Inges
 
 async def test_health_and_reflection_answer(channel: grpc.aio.Channel) -> None:
     """For Envoy's checks and for grpcurl."""
-    health = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service="dataflow.ingest.v1.IngestService"))
+    check = channel.unary_unary(
+        "/grpc.health.v1.Health/Check",
+        request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+        response_deserializer=health_pb2.HealthCheckResponse.FromString,
+    )
+    health = await check(health_pb2.HealthCheckRequest(service="dataflow.ingest.v1.IngestService"))
     assert health.status == health_pb2.HealthCheckResponse.SERVING
 
     async def asking() -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:
         yield reflection_pb2.ServerReflectionRequest(list_services="")
 
-    async for answer in reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(asking()):
+    reflect = channel.stream_stream(
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+        response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+    )
+    async for answer in reflect(asking()):
         assert "dataflow.ingest.v1.IngestService" in [s.name for s in answer.list_services_response.service]
         break

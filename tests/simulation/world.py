@@ -56,7 +56,8 @@ class SimCell:
     log: MemoryLog = field(init=False)
     store: MemoryStore = field(init=False)
     acceptor: Acceptor | None = None
-    requests: set[asyncio.Task[None]] = field(default_factory=set)
+    # Ordered: a set of tasks would be cancelled in the order of their addresses, and no seed could replay that.
+    requests: dict[asyncio.Task[None], None] = field(default_factory=dict)
     kills: int = 0
     _consumer: asyncio.Task[None] | None = None
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
@@ -160,8 +161,8 @@ class World:
         stamp = Stamp(tenant.name, decision.cell, decision.epoch)
         serving = cell.acceptor.accept(sender, stamp, Batch(items, None), self.clock.monotonic() + 5)
         task: asyncio.Task[None] = asyncio.create_task(_discard(serving))
-        cell.requests.add(task)
-        task.add_done_callback(cell.requests.discard)
+        cell.requests[task] = None
+        task.add_done_callback(lambda ended: cell.requests.pop(ended, None))
         await asyncio.wait((task,))
         if task.cancelled():
             raise ConnectionError("the cell was killed")
@@ -259,13 +260,13 @@ class World:
             stored.extend(rows)
             ledger.extend(await _ledger(cell))
             copies.append(Copy(cell.zone, f"log of {cell.name}", await _log_text(cell)))
-        homes = {name: tenant.cell for table in self.tables.values() for name, tenant in table.tenants.items()}
+        homes = {str(name): str(tenant.cell) for table in self.tables.values() for name, tenant in table.tenants.items()}
         canaries: dict[str, tuple[bytes, ...]] = defaultdict(tuple)
         for tenant in self.tenants:
             if any(s.tenant == tenant.name and s.answer == "acknowledged" and s.sequence == 0 for s in self.sent.values()):
                 canaries[tenant.zone] += (tenant.canary.encode(),)
-        zones = {name: str(cell.zone) for name, cell in self.cells.items()}
-        return History(tuple(self.sent.values()), tuple(stored), tuple(ledger), tuple(copies), dict(homes), dict(zones), dict(canaries))
+        zones = {str(name): str(cell.zone) for name, cell in self.cells.items()}
+        return History(tuple(self.sent.values()), tuple(stored), tuple(ledger), tuple(copies), homes, zones, dict(canaries))
 
     async def _rows(self, cell: SimCell) -> list[Stored]:
         found = []
@@ -296,7 +297,7 @@ async def _ledger(cell: SimCell) -> list[LedgerLine]:
 
 
 async def _log_text(cell: SimCell) -> bytes:
-    payloads = []
+    payloads: list[bytes] = []
     for partition in range(cell.log.partitions):
         for entry in await cell.log.fetch(partition, 0, 1_000_000, 1 << 40, 0.0):
             payloads.extend(envelope.payload for envelope in codec.decode(entry.record.body).envelopes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gitops.fleet import EU, US
 from kernel.ids import TenantId, ZoneName
@@ -16,7 +16,7 @@ class Case:
     name: TenantId
     zone: ZoneName
     stands_for: str
-    plan: Plan = Plan()
+    plan: Plan = field(default_factory=Plan)
     dedicated: bool = False
 
 

@@ -1,0 +1,177 @@
+"""The shell of processing over the adapters in memory."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from opentelemetry.trace import NoOpTracer
+
+from cells.eventlog.memory import MemoryLog
+from cells.eventlog.retention import expire
+from cells.processing.consumer import PartitionLoop, Wiring, report_lag
+from cells.processing.locate import locate
+from cells.processing.pipeline import fold
+from cells.storage.memory import MemoryStore
+from kernel.clock import DAY
+from kernel.effects import Apply, Outcome, Position
+from kernel.epoch import Claim, Epoch, Ownership
+from kernel.ids import TenantId
+from kernel.limits import APPLY_EVENTS_MAX
+from kernel.metrics import MemoryMeter
+from tests.support.clock import ManualClock
+from tests.support.records import CELL, TENANT, envelope, record
+
+OTHER = TenantId("berlin-mode")
+
+
+class Room:
+    """A log, a store that owns both tenants, and a loop over partition 0. `renewed` counts claims renewed."""
+
+    def __init__(self) -> None:
+        self.clock = ManualClock()
+        self.log, self.meter = MemoryLog(1, self.clock), MemoryMeter()
+        self.store = MemoryStore(self.clock, self.meter)
+        self.claim = Claim(CELL, {TENANT: Epoch(1), OTHER: Epoch(1)})
+        self.renewed = 0
+        self.renewal: list[Ownership] = []
+        wiring = Wiring(self.log, self.store, lambda: self.claim, self._renew, self.clock, self.meter, NoOpTracer())
+        self.loop = PartitionLoop(wiring, 0)
+
+    async def own(self, tenant: TenantId, epoch: int) -> None:
+        await self.store.own([Ownership(tenant, Epoch(epoch), "owner")], [])
+
+    async def append(self, *message_ids: str, tenant: TenantId = TENANT) -> None:
+        await self.log.append(0, record(*(envelope(one) for one in message_ids), tenant=tenant), 1e9)
+
+    async def _renew(self) -> None:
+        self.renewed += 1
+        await self.store.own(self.renewal, [])
+
+    async def ledger(self) -> dict[str, tuple[int, int, int, int]]:
+        return {row.tenant: (row.stored, row.duplicate, row.quarantined, row.held) for row in await self.store.ledger()}
+
+
+@pytest.fixture
+async def room() -> Room:
+    made = Room()
+    await made.own(TENANT, 1)
+    await made.own(OTHER, 1)
+    return made
+
+
+async def test_a_step_moves_the_position_to_what_was_applied(room: Room) -> None:
+    """And the store says the same."""
+    await room.append("a", "b")
+    await room.append("c")
+    assert await room.loop.step(0) == 2
+    assert await room.store.positions() == {0: 2}
+    assert await room.ledger() == {TENANT: (3, 0, 0, 0)}
+
+
+async def test_a_zombies_step_adopts_the_stores_position_and_changes_nothing(room: Room) -> None:
+    """The store moved on meanwhile."""
+    await room.append("a")
+    await room.append("b")
+    await room.loop.step(0)
+    assert await room.loop.step(0) == 2
+    assert await room.ledger() == {TENANT: (2, 0, 0, 0)}
+
+
+async def test_a_fence_first_renews_the_claim_then_goes_on(room: Room) -> None:
+    """A store that heard nothing of a tenant yet is told, and nothing is held."""
+    newcomer = TenantId("new-comer")
+    room.claim = Claim(CELL, {**room.claim.epochs, newcomer: Epoch(1)})
+    room.renewal = [Ownership(newcomer, Epoch(1), "owner")]
+    await room.append("a", tenant=newcomer)
+    assert await room.loop.step(0) == 0
+    assert await room.loop.step(0) == 1
+    assert (room.renewed, await room.ledger()) == (1, {newcomer: (1, 0, 0, 0)})
+
+
+async def test_a_tenant_that_stays_fenced_is_held_and_blocks_nobody(room: Room) -> None:
+    """Its record is kept whole and counted; the other tenant's event is stored."""
+    await room.own(OTHER, 2)
+    await room.append("a", tenant=OTHER)
+    await room.append("b")
+    position = 0
+    for _ in range(4):
+        position = await room.loop.step(position)
+        if position == 2:
+            break
+    assert await room.ledger() == {OTHER: (0, 0, 0, 1), TENANT: (1, 0, 0, 0)}
+
+
+class PickyStore(MemoryStore):
+    """A store that can never keep a payload which is no JSON, as PostgreSQL's json column."""
+
+    async def apply(self, apply: Apply, deadline: float) -> Outcome:
+        if any(not row.payload.startswith(b"{") for row in apply.effects.rows):
+            raise ValueError("not JSON")
+        return await super().apply(apply, deadline)
+
+
+async def test_what_the_store_can_never_keep_becomes_a_dead_letter(room: Room) -> None:
+    """The position moves on, and the ledger adds up."""
+    picky = PickyStore(room.clock, room.meter)
+    await picky.own([Ownership(TENANT, Epoch(1), "owner")], [])
+    loop = PartitionLoop(Wiring(room.log, picky, lambda: room.claim, room._renew, room.clock, room.meter, NoOpTracer()), 0)
+    await room.log.append(0, record(envelope("a"), envelope("poison", payload=b"rubbish")), 1e9)
+    assert await loop.step(0) == 1
+    assert [(row.stored, row.quarantined) for row in await picky.ledger()] == [(1, 1)]
+
+
+async def test_an_apply_is_bounded_in_events(room: Room) -> None:
+    """Records beyond the bound wait for the next apply; one record is always taken."""
+    for number in range(3):
+        await room.append(*(f"{number}-{n}" for n in range(APPLY_EVENTS_MAX // 2)))
+    assert await room.loop.step(0) == 2
+    assert await room.loop.step(2) == 3
+
+
+async def test_a_failing_store_is_waited_for_and_nothing_is_skipped(room: Room) -> None:
+    """Down, then up: the event is there once."""
+    room.store.down = True
+    await room.append("a")
+    running = asyncio.create_task(room.loop.run())
+    for _ in range(20):
+        await asyncio.sleep(0)
+        room.clock.advance(1.0)
+    room.store.down = False
+    for _ in range(20):
+        await asyncio.sleep(0)
+        room.clock.advance(1.0)
+    running.cancel()
+    assert await room.ledger() == {TENANT: (1, 0, 0, 0)}
+
+
+async def test_lag_is_reported_per_partition(room: Room) -> None:
+    """In records."""
+    await room.append("a")
+    await room.append("b")
+    assert await report_lag(room.log, room.store, room.meter) == {0: 2}
+    await room.loop.step(0)
+    assert await report_lag(room.log, room.store, room.meter) == {0: 0}
+
+
+async def test_a_message_is_located_until_it_is_applied(room: Room) -> None:
+    """`events trace` finds it in the log, for its own tenant only."""
+    await room.append("a")
+    await room.append("b", "c")
+    assert await locate(room.log, room.store, TENANT, "c") == Position(0, 1, 1)
+    assert await locate(room.log, room.store, OTHER, "c") is None
+    assert await locate(room.log, room.store, TENANT, "nowhere") is None
+    await room.loop.step(0)
+    assert await locate(room.log, room.store, TENANT, "c") is None
+
+
+async def test_retention_drops_old_days_but_never_what_is_not_applied(room: Room) -> None:
+    """However old."""
+    await room.append("a")
+    room.clock.advance(DAY / 1_000_000)
+    await room.append("b")
+    room.clock.advance(30 * DAY / 1_000_000)
+    assert await expire(room.log, await room.store.positions(), room.clock.now()) == 0
+    await room.store.apply(Apply(fold(0, await room.log.fetch(0, 0, 1, 1, 0.0)), room.claim, 0, 1), 1e9)
+    assert await expire(room.log, await room.store.positions(), room.clock.now()) == 1
+    assert (await room.log.bounds())[0] == (1, 2)
