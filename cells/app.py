@@ -23,6 +23,7 @@ from cells.config import ROLES, Config, Role
 from cells.metrics import METRICS
 from cells.process import Process, cancelled
 from cells.server import GrpcServer, HttpServer
+from cells.tracing import Spans
 from kernel.errors import Failure
 from kernel.ids import ZoneName
 from kernel.limits import DRAIN_SECONDS_MAX
@@ -45,6 +46,7 @@ async def serve(config: Config, role: Role, stop: asyncio.Event) -> None:
         if not await _admitting(process, stop):
             return
         await _add_roles(process, role)
+        process.tasks["watch the loop"] = lambda: telemetry.watch_loop(meter, process.clock)
         for name, task in process.tasks.items():
             _start(process, name, asyncio.ensure_future(task()), log, stop)
         http = HttpServer(Starlette(routes=[*process.routes, *ops.routes(lambda: health.problems, meter.exposition)]), config.http_address)
@@ -70,8 +72,9 @@ def _process(config: Config, role: Role, meter: telemetry.PrometheusMeter, stack
     stack.push_async_callback(directory.close)
     follower = Follower(ZoneName(config.zone), journal, directory, clock, meter, random.random)
     attributes = {"dataflow.cell": config.cell, "cloud.region": config.region}
-    tracer = telemetry.tracer(f"cell-{role}", attributes, config.otlp_endpoint)
-    return Process(config, clock, meter, tracer, follower, GrpcServer(config.grpc_address), stack)
+    tracing = telemetry.tracing(f"cell-{role}", attributes, config.otlp_endpoint)
+    stack.push_async_callback(tracing.close)
+    return Process(config, clock, meter, Spans(tracing.tracer), follower, GrpcServer(config.grpc_address), stack)
 
 
 async def _add_roles(process: Process, role: Role) -> None:

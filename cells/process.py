@@ -7,15 +7,15 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
-from opentelemetry import trace
 from starlette.routing import BaseRoute
 
 from cells.admission.follow import Follower
 from cells.config import Config
 from cells.server import GrpcServer
+from cells.tracing import Spans
 from kernel.clock import Clock
 from kernel.errors import Failure
-from kernel.metrics import Meter
+from kernel.metrics import TURNS_FAILED, Meter
 
 
 @dataclass
@@ -25,7 +25,7 @@ class Process:
     config: Config
     clock: Clock
     meter: Meter
-    tracer: trace.Tracer
+    spans: Spans
     follower: Follower
     grpc: GrpcServer
     stack: AsyncExitStack
@@ -42,7 +42,7 @@ class Process:
                 try:
                     await act()
                 except Failure as failure:
-                    trace.get_current_span().add_event("turn failed", {"task": name, "reason": failure.reason.name})
+                    self.meter.add(TURNS_FAILED, task=name, reason=failure.reason.name)
                 await self.clock.sleep(seconds)
 
         self.tasks[name] = turn

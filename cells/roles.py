@@ -59,8 +59,8 @@ def add_ingest(process: Process, log: EventLog) -> None:
         lambda: uuid.uuid4().hex,
         Inflight(process.config.inflight_bytes_max),
     )
-    process.routes.extend(IngestHttp(acceptor, lambda: process.follower.current, process.clock).routes())
-    servicer = IngestGrpc(acceptor, lambda: process.follower.current, process.clock)
+    process.routes.extend(IngestHttp(acceptor, lambda: process.follower.current, process.clock, process.spans).routes())
+    servicer = IngestGrpc(acceptor, lambda: process.follower.current, process.clock, process.spans)
     ingest_pb2_grpc.add_IngestServiceServicer_to_server(servicer, process.grpc.server)
     process.services.append("dataflow.ingest.v1.IngestService")
 
@@ -113,7 +113,7 @@ def add_processing(process: Process, log: EventLog, store: Applier, local: Postg
         if local is not None:
             await own(process, local)
 
-    wiring = Wiring(log, store, lambda: process.follower.current.claim(cell), renew, process.clock, process.meter, process.tracer)
+    wiring = Wiring(log, store, lambda: process.follower.current.claim(cell), renew, process.clock, process.meter, process.spans)
     process.tasks["processing"] = Consumer(wiring, f"{cell}-{uuid.uuid4().hex[:8]}").run
     process.every("lag", _LAG_SECONDS, lambda: report_lag(log, store, process.meter))
 
@@ -138,7 +138,7 @@ def add_query(process: Process, store: PostgresStore, log: EventLog | None) -> N
     def who(headers: Mapping[str, str]) -> tuple[TenantId, str]:
         return reader_of(process, headers)
 
-    questions = Questions(reader, auditor, in_log, process.clock, process.meter)
+    questions = Questions(reader, auditor, in_log, process.clock, process.meter, process.spans)
     process.routes.extend(QueryHttp(questions, who).routes())
     query_pb2_grpc.add_QueryServiceServicer_to_server(QueryGrpc(questions, who), process.grpc.server)
     process.services.append("dataflow.storage.v1.QueryService")
@@ -155,7 +155,7 @@ def reader_of(process: Process, headers: Mapping[str, str]) -> tuple[TenantId, s
 
 def add_apply_service(process: Process, store: PostgresStore) -> None:
     """Takes applies from a separate processing role of this cell."""
-    storage_pb2_grpc.add_StorageServiceServicer_to_server(StorageGrpc(store, process.clock), process.grpc.server)
+    storage_pb2_grpc.add_StorageServiceServicer_to_server(StorageGrpc(store, process.clock, process.spans), process.grpc.server)
     process.services.append("dataflow.storage.v1.StorageService")
 
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 
 import grpc
+from opentelemetry.trace import SpanKind
 
 from cells.admission.table import Admission
 from cells.answers import abort, retry_after
@@ -13,6 +14,7 @@ from cells.ingest.accept import Acceptor, Batch
 from cells.ingest.authenticate import Credentials, Sender, authenticate_sender, key_of_headers
 from cells.ingest.codec_grpc import item_of, micros, response_of
 from cells.ingest.stamp import stamp_of
+from cells.tracing import HEADER, OFF, Spans, traceparent_of
 from dataflow.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 from kernel import limits
 from kernel.clock import Clock
@@ -25,10 +27,11 @@ Context = grpc.aio.ServicerContext[object, object]
 class IngestGrpc(ingest_pb2_grpc.IngestServiceServicer):
     """`dataflow.ingest.v1.IngestService`."""
 
-    def __init__(self, acceptor: Acceptor, admission: Callable[[], Admission], clock: Clock) -> None:
+    def __init__(self, acceptor: Acceptor, admission: Callable[[], Admission], clock: Clock, spans: Spans = OFF) -> None:
         self._acceptor = acceptor
         self._admission = admission
         self._clock = clock
+        self._spans = spans
         self._draining = asyncio.Event()
 
     def drain(self) -> None:
@@ -131,15 +134,12 @@ class IngestGrpc(ingest_pb2_grpc.IngestServiceServicer):
     async def _take(
         self, request: ingest_pb2.IngestRequest, sender: Sender, stamp: Stamp | None, headers: dict[str, str], deadline: float
     ) -> ingest_pb2.IngestResponse:
-        if not request.events:
-            raise Failure(Reason.EMPTY_BATCH)
-        if len(request.events) > sender.tenant.plan.batch_events_max:
-            raise Failure(Reason.TOO_MANY_EVENTS, f"{len(request.events)} events, at most {sender.tenant.plan.batch_events_max}")
-        if request.ByteSize() > sender.tenant.plan.batch_bytes_max:
-            raise Failure(Reason.BODY_TOO_LARGE, f"more than {sender.tenant.plan.batch_bytes_max} bytes")
-        sent_at = micros(request.sent_at.seconds, request.sent_at.nanos) if request.HasField("sent_at") else None
-        batch = Batch([item_of(event) for event in request.events], sent_at, headers.get("traceparent", ""))
-        admitted = await self._acceptor.accept(sender, stamp, batch, deadline)
+        came_with = traceparent_of(headers.get(HEADER))
+        with self._spans.start("ingest", came_with, kind=SpanKind.SERVER) as span:
+            span.note("tenant", sender.tenant.name)
+            span.note("events", len(request.events))
+            batch = _batch(request, sender, span.traceparent or came_with)
+            admitted = await self._acceptor.accept(sender, stamp, batch, deadline)
         return response_of(admitted, headers.get("x-verdicts") == "all")
 
     def _sender(self, headers: dict[str, str]) -> Sender:
@@ -150,6 +150,18 @@ class IngestGrpc(ingest_pb2_grpc.IngestServiceServicer):
         """The client's deadline, and no later than our own."""
         left = context.time_remaining()
         return self._clock.monotonic() + min(limits.BODY_READ_SECONDS, left if left is not None else limits.BODY_READ_SECONDS)
+
+
+def _batch(request: ingest_pb2.IngestRequest, sender: Sender, trace: str) -> Batch:
+    plan = sender.tenant.plan
+    if not request.events:
+        raise Failure(Reason.EMPTY_BATCH)
+    if len(request.events) > plan.batch_events_max:
+        raise Failure(Reason.TOO_MANY_EVENTS, f"{len(request.events)} events, at most {plan.batch_events_max}")
+    if request.ByteSize() > plan.batch_bytes_max:
+        raise Failure(Reason.BODY_TOO_LARGE, f"more than {plan.batch_bytes_max} bytes")
+    sent_at = micros(request.sent_at.seconds, request.sent_at.nanos) if request.HasField("sent_at") else None
+    return Batch([item_of(event) for event in request.events], sent_at, trace)
 
 
 def _headers(context: Context) -> dict[str, str]:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 import msgspec
+from opentelemetry.trace import SpanKind
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -22,6 +23,7 @@ from cells.ingest.body import check_media_type, read_body
 from cells.ingest.split import Split, split_batch, split_single
 from cells.ingest.stamp import stamp_of
 from cells.ingest.verdict import Admitted
+from cells.tracing import HEADER, OFF, Span, Spans, traceparent_of
 from kernel import limits
 from kernel.clock import Clock
 from kernel.errors import Failure, Reason
@@ -33,10 +35,11 @@ _JSON: Final = {"content-type": "application/json"}
 class IngestHttp:
     """The routes of the ingestion API."""
 
-    def __init__(self, acceptor: Acceptor, admission: Callable[[], Admission], clock: Clock) -> None:
+    def __init__(self, acceptor: Acceptor, admission: Callable[[], Admission], clock: Clock, spans: Spans = OFF) -> None:
         self._acceptor = acceptor
         self._admission = admission
         self._clock = clock
+        self._spans = spans
 
     def routes(self) -> list[Route]:
         """`/v1/<type>` and `/v1/batch`, also below `/s/<slug>` for clients whose key is in the body only."""
@@ -45,8 +48,10 @@ class IngestHttp:
 
     def _endpoint(self, kind: str) -> Callable[[Request], object]:
         async def endpoint(request: Request) -> Response:
+            came_with = traceparent_of(request.headers.get(HEADER))
             try:
-                return await self._take(request, kind)
+                with self._spans.start("ingest", came_with, kind=SpanKind.SERVER) as span:
+                    return await self._take(request, kind, span.traceparent or came_with, span)
             except Failure as failure:
                 status, headers, body = http_answer(failure)
                 return Response(body, status, headers)
@@ -55,7 +60,7 @@ class IngestHttp:
 
         return endpoint
 
-    async def _take(self, request: Request, kind: str) -> Response:
+    async def _take(self, request: Request, kind: str, trace: str, span: Span) -> Response:
         deadline = self._clock.monotonic() + limits.BODY_READ_SECONDS
         header_key = key_of_headers(request.headers.get("authorization"), request.headers.get("x-api-key"))
         slug = request.path_params.get("slug")
@@ -70,7 +75,9 @@ class IngestHttp:
         split = split_batch(body) if kind == "batch" else split_single(body, kind)
         if sender is None or split.write_key is not None:
             sender = self._sender(Credentials(header_key, split.write_key, slug))
-        batch = Batch(split.items, split.sent_at, request.headers.get("traceparent", ""))
+        span.note("tenant", sender.tenant.name)
+        span.note("events", len(split.items))
+        batch = Batch(split.items, split.sent_at, trace)
         admitted = await self._acceptor.accept(sender, stamp_of(request.headers), batch, deadline)
         return _answer(admitted, split)
 

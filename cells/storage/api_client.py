@@ -5,6 +5,7 @@ from __future__ import annotations
 import grpc
 
 from cells.storage import codec_grpc as codec
+from cells.tracing import HEADER, current_traceparent
 from dataflow.storage.v1 import storage_pb2, storage_pb2_grpc
 from kernel.clock import Clock
 from kernel.effects import Apply, Outcome
@@ -45,12 +46,17 @@ class GrpcStore:
         if seconds <= 0:
             raise Failure(Reason.STORE_UNAVAILABLE, "no time was left")
         try:
-            answer = await self._stub.Apply(codec.apply_request(apply), timeout=seconds)
+            answer = await self._stub.Apply(codec.apply_request(apply), timeout=seconds, metadata=_metadata())
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
                 raise ValueError(error.details()) from error
             raise _failure(error) from error
         return codec.outcome_of(answer)
+
+
+def _metadata() -> tuple[tuple[str, str], ...]:
+    running = current_traceparent()
+    return ((HEADER, running),) if running else ()
 
 
 def _failure(error: grpc.aio.AioRpcError) -> Failure:

@@ -9,11 +9,13 @@ from collections.abc import Awaitable
 from typing import Any, TypeVar
 
 import grpc
+from opentelemetry.trace import SpanKind
 
 from cells.answers import abort
 from cells.storage import codec_grpc as codec
 from cells.storage.ask import Asker, Authenticate, Questions
 from cells.storage.store import Store
+from cells.tracing import HEADER, OFF, Spans, traceparent_of
 from dataflow.storage.v1 import query_pb2, query_pb2_grpc, storage_pb2, storage_pb2_grpc
 from kernel.clock import Clock
 from kernel.errors import Failure, Reason
@@ -80,15 +82,16 @@ class QueryGrpc(query_pb2_grpc.QueryServiceServicer):
     def _asker(self, context: Context) -> Asker:
         metadata = context.invocation_metadata() or ()
         headers = {key: value for key, value in metadata if isinstance(value, str)}
-        return Asker(*self._authenticate(headers))
+        return Asker(*self._authenticate(headers), traceparent_of(headers.get(HEADER)))
 
 
 class StorageGrpc(storage_pb2_grpc.StorageServiceServicer):
     """See storage.proto."""
 
-    def __init__(self, store: Store, clock: Clock) -> None:
+    def __init__(self, store: Store, clock: Clock, spans: Spans = OFF) -> None:
         self._store = store
         self._clock = clock
+        self._spans = spans
 
     async def Apply(self, request: storage_pb2.ApplyRequest, context: Context) -> storage_pb2.ApplyResponse:
         """One transaction. INVALID_ARGUMENT: the effects do not add up, trying again is useless."""
@@ -97,8 +100,10 @@ class StorageGrpc(storage_pb2_grpc.StorageServiceServicer):
         deadline = self._clock.monotonic() + seconds
 
         async def answer() -> storage_pb2.ApplyResponse:
+            parent = traceparent_of(dict(context.invocation_metadata() or ()).get(HEADER))
             try:
-                return codec.apply_response(await self._store.apply(codec.apply_of(request), deadline))
+                with self._spans.start("storage.apply", parent, kind=SpanKind.SERVER):
+                    return codec.apply_response(await self._store.apply(codec.apply_of(request), deadline))
             except ValueError as error:
                 raise Failure(Reason.INVALID_FIELD, str(error)) from error
 

@@ -18,6 +18,7 @@ from cells.answers import http_answer
 from cells.storage.ask import Asker, Authenticate, Questions
 from cells.storage.query import Asked
 from cells.storage.store import Profile, Stored, Traced
+from cells.tracing import HEADER, traceparent_of
 from kernel.clock import Micros, parse_iso, to_datetime
 from kernel.errors import Failure, Reason
 
@@ -51,7 +52,8 @@ class QueryHttp:
         async def endpoint(request: Request) -> Response:
             try:
                 tenant, actor = self._authenticate(request.headers)
-                body = _encoder.encode(await answer(Asker(tenant, actor), request))
+                asker = Asker(tenant, actor, traceparent_of(request.headers.get(HEADER)))
+                body = _encoder.encode(await answer(asker, request))
             except Failure as failure:
                 status, headers, text = http_answer(failure)
                 return Response(text, status, headers)

@@ -8,11 +8,14 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import asdict, dataclass
 from typing import TypeVar
 
+from opentelemetry.trace import SpanKind
+
 from cells.storage import metrics, query
 from cells.storage.audit import Reading
 from cells.storage.auditor import Auditor
 from cells.storage.query import Asked
 from cells.storage.store import Cursor, Profile, Reader, Stored, Traced
+from cells.tracing import OFF, Spans
 from kernel.clock import Clock, Micros
 from kernel.effects import Position
 from kernel.errors import Failure, Reason
@@ -30,21 +33,23 @@ Locate = Callable[[TenantId, str], Awaitable[Position | None]]
 
 @dataclass(frozen=True, slots=True)
 class Asker:
-    """Who asks, authenticated."""
+    """Who asks, authenticated, and the traceparent that the question came with."""
 
     tenant: TenantId
     actor: str
+    trace: str = ""
 
 
 class Questions:
     """The query API without a wire. Every method raises Failure; no answer leaves before its audit entry is durable."""
 
-    def __init__(self, reader: Reader, auditor: Auditor, locate: Locate, clock: Clock, meter: Meter) -> None:
+    def __init__(self, reader: Reader, auditor: Auditor, locate: Locate, clock: Clock, meter: Meter, spans: Spans = OFF) -> None:
         self._reader = reader
         self._auditor = auditor
         self._locate = locate
         self._clock = clock
         self._meter = meter
+        self._spans = spans
 
     async def list_events(self, who: Asker, asked: Asked, page_size: int, token: str) -> tuple[list[Stored], str]:
         """(a page, the token of the next one or "")."""
@@ -99,7 +104,9 @@ class Questions:
         reading = Reading(self._clock.now(), who.actor, who.tenant, action, stated)
         outcome = "ok"
         try:
-            answer, _ = await asyncio.gather(read, self._auditor.record(reading))
+            with self._spans.start(f"query.{action}", who.trace, kind=SpanKind.SERVER) as span:
+                span.note("tenant", who.tenant)
+                answer, _ = await asyncio.gather(read, self._auditor.record(reading))
         except Failure as failure:
             outcome = failure.reason.name
             raise

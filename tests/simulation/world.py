@@ -14,8 +14,6 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from random import Random
 
-from opentelemetry.trace import NoOpTracer
-
 from cells.admission import codec as admission_codec
 from cells.admission.table import Admission
 from cells.eventlog import codec
@@ -25,6 +23,7 @@ from cells.ingest.authenticate import Credentials, authenticate_sender
 from cells.processing.consumer import Consumer, Wiring
 from cells.storage.memory import MemoryStore
 from cells.storage.store import Filter
+from cells.tracing import OFF
 from chaos.checkers.history import Answer, Copy, History, LedgerLine, Sent, Stored
 from gitops.fleet import FLEET
 from kernel.clock import Micros
@@ -76,7 +75,7 @@ class SimCell:
             self._own,
             self.clock,
             meter,
-            NoOpTracer(),
+            OFF,
         )
         await self._own()
         self._consumer = asyncio.create_task(Consumer(wiring, f"{self.name}-{self.kills}").run())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from opentelemetry.trace import NoOpTracer
 
 from cells.eventlog.memory import MemoryLog
 from cells.eventlog.retention import expire
@@ -13,6 +12,7 @@ from cells.processing.consumer import PartitionLoop, Wiring, report_lag
 from cells.processing.locate import locate
 from cells.processing.pipeline import fold
 from cells.storage.memory import MemoryStore
+from cells.tracing import OFF
 from kernel.clock import DAY
 from kernel.effects import Apply, Outcome, Position
 from kernel.epoch import Claim, Epoch, Ownership
@@ -35,7 +35,7 @@ class Room:
         self.claim = Claim(CELL, {TENANT: Epoch(1), OTHER: Epoch(1)})
         self.renewed = 0
         self.renewal: list[Ownership] = []
-        wiring = Wiring(self.log, self.store, lambda: self.claim, self._renew, self.clock, self.meter, NoOpTracer())
+        wiring = Wiring(self.log, self.store, lambda: self.claim, self._renew, self.clock, self.meter, OFF)
         self.loop = PartitionLoop(wiring, 0)
 
     async def own(self, tenant: TenantId, epoch: int) -> None:
@@ -115,7 +115,7 @@ async def test_what_the_store_can_never_keep_becomes_a_dead_letter(room: Room) -
     """The position moves on, and the ledger adds up."""
     picky = PickyStore(room.clock, room.meter)
     await picky.own([Ownership(TENANT, Epoch(1), "owner")], [])
-    loop = PartitionLoop(Wiring(room.log, picky, lambda: room.claim, room._renew, room.clock, room.meter, NoOpTracer()), 0)
+    loop = PartitionLoop(Wiring(room.log, picky, lambda: room.claim, room._renew, room.clock, room.meter, OFF), 0)
     await room.log.append(0, record(envelope("a"), envelope("poison", payload=b"rubbish")), 1e9)
     assert await loop.step(0) == 1
     assert [(row.stored, row.quarantined) for row in await picky.ledger()] == [(1, 1)]
