@@ -41,9 +41,9 @@ async def unapplied(fleet: LocalFleet) -> int:
     return total
 
 
-async def ledger_lines(fleet: LocalFleet, cell: str) -> list[LedgerLine]:
-    """The left side from record headers, the right side from the ledger tables."""
-    connection = await asyncpg.connect(fleet.dsn(cell))
+async def ledger_lines(dsn: str, cell: str) -> list[LedgerLine]:
+    """The left side from record headers, the right side from the ledger tables. `dsn` is a superuser's, of the cell's database."""
+    connection = await asyncpg.connect(dsn)
     try:
         accepted = {row[0]: row[1] for row in await connection.fetch(_ACCEPTED_SQL)}
         right: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0, 0])

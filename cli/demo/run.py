@@ -141,7 +141,7 @@ class _Demo:
     async def _judge(self, tenants: list[Tenant], killed: list[kills.Kill], steady_until: float) -> int:
         self._say("reading every event back, adding ledgers up, searching every file, table and WAL for the other zone's tokens")
         seen = {tenant.name: await visible(tenant) for tenant in tenants}
-        lines = [line for cell in self._fleet.layout.fleet.cells for line in await evidence.ledger_lines(self._fleet, cell)]
+        lines = [line for cell in self._fleet.layout.fleet.cells for line in await evidence.ledger_lines(self._fleet.dsn(cell), cell)]
         tokens = tuple(tenant.canary.encode() for tenant in tenants)
         copies = await evidence.copies(self._fleet, tokens)
         history = History(
