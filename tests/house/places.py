@@ -34,7 +34,6 @@ PLACES: Final[tuple[tuple[str, Place], ...]] = (
     ("*/directory.py", "driver"),
     ("*/answers.py", "driver"),
     ("cells/ops.py", "driver"),
-    ("cells/ingest/openapi.py", "driver"),
     ("router/probes.py", "driver"),
     ("router/api/mirror.py", "shell"),
     ("router/agent/follow.py", "shell"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import io
 import re
+import tokenize
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Final
@@ -23,8 +25,10 @@ _AMBIENT_CALLS: Final = {"datetime.now", "datetime.utcnow", "datetime.today", "d
 _UNDURABLE: Final = re.compile(
     r"\b(fsync|full_page_writes|synchronous_commit)['\"]?\s*[=:,]?\s*['\"]?(off|false)\b|\bUNLOGGED\b", re.IGNORECASE
 )
+_SILENCER: Final = re.compile(r"#\s*(type:\s*ignore(?=\[|\b)|noqa)(?P<named>\[[^\]]+\]|:\s*[A-Z]+\d+(,\s*[A-Z]+\d+)*)?(?P<rest>.*)$")
 _FUNCTIONS: Final = (ast.FunctionDef, ast.AsyncFunctionDef)
-_BLOCKS: Final = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.With, ast.AsyncWith, ast.Try, ast.Match)
+_BLOCKS: Final = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.Try, ast.Match)
+_TRANSPARENT: Final = (ast.With, ast.AsyncWith)
 
 
 def findings(rule: Callable[[Module], Found], module: Module) -> list[Finding]:
@@ -93,7 +97,7 @@ def short_modules(module: Module) -> Found:
 
 
 def shallow(module: Module) -> Found:
-    """Blocks inside blocks, counted inside one function; `elif` and a `with` that only opens things count as any other."""
+    """Blocks inside blocks, counted inside one function. A `with` adds nothing, an `elif` stands beside its `if`."""
     for node in _nodes(module):
         if isinstance(node, _FUNCTIONS) and (deep := _depth(node.body)) > NESTING_MAX:
             yield node.lineno, f"{node.name} nests {deep} blocks, at most {NESTING_MAX}"
@@ -102,7 +106,9 @@ def shallow(module: Module) -> Found:
 def _depth(body: list[ast.stmt]) -> int:
     deepest = 0
     for node in body:
-        if isinstance(node, _BLOCKS):
+        if isinstance(node, _TRANSPARENT):
+            deepest = max(deepest, _depth(node.body))
+        elif isinstance(node, _BLOCKS):
             deepest = max(deepest, 1 + max(_depth(part) for part in _parts(node)))
     return deepest
 
@@ -122,13 +128,18 @@ def no_attics(module: Module) -> Found:
 
 
 def narrow_excepts(module: Module) -> Found:
-    """What is not expected is a defect and must be seen."""
+    """What is not expected is a defect and must be seen: a broad handler may only clean up and raise again."""
     for node in _nodes(module):
-        if isinstance(node, ast.ExceptHandler):
+        if isinstance(node, ast.ExceptHandler) and not _raises_again(node):
             kinds = node.type.elts if isinstance(node.type, ast.Tuple) else [node.type]
             broad = [ast.unparse(kind) if kind else "everything" for kind in kinds]
             if {"everything", "Exception", "BaseException"} & set(broad):
                 yield node.lineno, f"catches {', '.join(broad)}"
+
+
+def _raises_again(handler: ast.ExceptHandler) -> bool:
+    last = handler.body[-1]
+    return isinstance(last, ast.Raise) and last.exc is None
 
 
 def pure_cores(module: Module) -> Found:
@@ -199,22 +210,23 @@ def owned_tasks(module: Module) -> Found:
                 yield node.lineno, "nobody holds the task"
 
 
+def _comments(module: Module) -> Iterator[tuple[int, str]]:
+    for token in tokenize.generate_tokens(io.StringIO(module.text).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.start[0], token.string
+
+
 def reasoned_ignores(module: Module) -> Found:
     """Whoever silences a check says which and why, in a second comment on the line."""
-    for number, line in enumerate(module.text.splitlines(), 1):
-        found = re.search(r"#\s*(type:\s*ignore(\[[\w,\- ]+\])?|noqa(:\s*[A-Z]+\d+(,\s*[A-Z]+\d+)*)?)(?P<rest>.*)$", line)
-        if found is None or "re." in line or '"#' in line:
-            continue
-        named = found[2] or found[3]
-        if not named or not found["rest"].strip(" #"):
+    for number, comment in _comments(module):
+        found = _SILENCER.search(comment)
+        if found is not None and not (found["named"] and found["rest"].strip(" #")):
             yield number, "silences a check without naming it or saying why"
 
 
 def no_leftovers(module: Module) -> Found:
     """Work that is left is an issue, not a comment."""
-    for number, line in enumerate(module.text.splitlines(), 1):
-        if re.search(r"#\s*(TODO|FIXME|XXX|HACK)\b", line):
-            yield number, "a leftover"
+    yield from ((number, "a leftover") for number, comment in _comments(module) if re.match(r"#\s*(TODO|FIXME|XXX|HACK)\b", comment))
 
 
 def quiet_services(module: Module) -> Found:

@@ -1,0 +1,65 @@
+"""What breaks a rule and stays for now, each with its reason. The table only shrinks: an entry that excuses nothing fails its test,
+and so does a table longer than ENTRIES_MAX, which is lowered with every entry that goes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from tests.house.tree import Finding
+
+
+@dataclass(frozen=True)
+class Excused:
+    """Findings of `rule` in the file `path` whose text holds `what`."""
+
+    rule: str
+    path: str
+    what: str
+    reason: str
+
+    def covers(self, finding: Finding) -> bool:
+        """Whether the finding is this one."""
+        return finding.rule == self.rule and finding.place.rpartition(":")[0] == self.path and self.what in finding.what
+
+
+_ENDLESS: Final = "an endless loop around one attempt and its failure; taking it apart would hide which failure leads where"
+
+EXCUSED: Final = (
+    Excused("shallow", "cells/admission/follow.py", "follow", _ENDLESS),
+    Excused("shallow", "cells/eventlog/postgres.py", "_run", _ENDLESS),
+    Excused("shallow", "cells/processing/consumer.py", "run", _ENDLESS),
+    Excused("shallow", "cells/processing/locate.py", "locate", "a search over partitions, pages, entries; it ends at the innermost hit"),
+    Excused("shallow", "cells/storage/auditor.py", "_write", _ENDLESS),
+    Excused("shallow", "router/api/service.py", "Watch", _ENDLESS),
+    Excused("short_modules", "tests/contracts/test_store.py", "lines", "one port, one contract suite; to be cut when the port is"),
+    Excused(
+        "shells_take_the_clock", "router/agent/follow.py", "imports time", "times its own compile for a metric; takes no decision by it"
+    ),
+    Excused("environment_at_the_door", "cli/demo/run.py", "os.environ", "`make demo SABOTAGE=` reaches it as a variable"),
+    Excused(
+        "environment_at_the_door", "cli/local/fleet.py", "os.environ", "PATH, HOME and LANG are handed on to the processes that it starts"
+    ),
+    Excused("durable", "tests/integration/test_local_postgres.py", "fsync", "the test that it cannot be switched off"),
+    *(
+        Excused("reasoned_ignores", path, "silences", "said nothing of why when the rule came; the owner of the file knows")
+        for path in (
+            "cli/local/postgres.py",
+            "tests/e2e/test_local_fleet.py",
+            "tests/integration/test_edge_envoy.py",
+            "tests/integration/test_router_api.py",
+            "tests/unit/test_router_table.py",
+        )
+    ),
+)
+ENTRIES_MAX: Final = 16
+
+
+def unexcused(findings: list[Finding]) -> list[Finding]:
+    """What nobody excuses."""
+    return [finding for finding in findings if not any(entry.covers(finding) for entry in EXCUSED)]
+
+
+def unused(findings: list[Finding]) -> list[Excused]:
+    """Entries that excuse nothing any more."""
+    return [entry for entry in EXCUSED if not any(entry.covers(finding) for finding in findings)]
