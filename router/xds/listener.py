@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Final
 
 from envoy.config.listener.v3 import listener_pb2
+from envoy.config.trace.v3 import opentelemetry_pb2
 from envoy.extensions.filters.http.cors.v3 import cors_pb2
 from envoy.extensions.filters.http.lua.v3 import lua_pb2
 from envoy.extensions.filters.http.router.v3 import router_pb2
@@ -15,6 +17,7 @@ from google.protobuf import json_format
 from kernel.errors import Reason
 from kernel.limits import KIB, STREAM_SECONDS_MAX
 from router.xds import lua, refusals
+from router.xds.bootstrap import TRACES_CLUSTER, TRACES_PATH
 from router.xds.ir import Edge
 
 NAME: Final = "edge"
@@ -24,7 +27,7 @@ SHARD_HEADER: Final = "x-dataflow-shard"
 STAMP_HEADERS: Final = ("x-dataflow-tenant", "x-dataflow-cell", "x-dataflow-epoch", "x-dataflow-revision")
 INTERNAL_HEADERS: Final = (*STAMP_HEADERS, LOOKUP_HEADER, SHARD_HEADER)
 RETRY_AFTER_SECONDS: Final = 1
-HEADERS_SECONDS: Final = 10
+HEADERS_SECONDS: Final = 10.0
 CONNECTION_IDLE_SECONDS: Final = 300
 HEADERS_KIB_MAX: Final = 32
 STREAMS_PER_CONNECTION_MAX: Final = 128
@@ -33,18 +36,28 @@ _ADS: Final = {"ads": {}, "resource_api_version": "V3"}
 _NO_UPSTREAM: Final = ("UH", "UF", "UO", "UC", "LR", "LH", "UR", "UT", "NC", "URX", "SI", "DT", "DF", "UPE", "NR", "OM")
 
 
-def listener(edge: Edge, host: str, port: int) -> Any:
-    """The Listener resource of an edge that listens at `host:port`."""
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """Where the edge listens, how long a request's headers may take, and whether it makes spans (see bootstrap)."""
+
+    host: str
+    port: int
+    headers_seconds: float = HEADERS_SECONDS
+    traced: bool = False
+
+
+def listener(edge: Edge, listen: Listen) -> Any:
+    """The Listener resource of an edge."""
     described = {
         "name": NAME,
-        "address": {"socket_address": {"address": host, "port_value": port}},
+        "address": {"socket_address": {"address": listen.host, "port_value": listen.port}},
         "per_connection_buffer_limit_bytes": 256 * KIB,
-        "filter_chains": [{"filters": [{"name": "http", "typed_config": _connection_manager(edge)}]}],
+        "filter_chains": [{"filters": [{"name": "http", "typed_config": _connection_manager(edge, listen)}]}],
     }
     return json_format.ParseDict(described, listener_pb2.Listener())
 
 
-def _connection_manager(edge: Edge) -> dict[str, object]:
+def _connection_manager(edge: Edge, listen: Listen) -> dict[str, object]:
     return {
         "@type": _type(http_connection_manager_pb2.HttpConnectionManager),
         "stat_prefix": NAME,
@@ -55,7 +68,7 @@ def _connection_manager(edge: Edge) -> dict[str, object]:
         "generate_request_id": True,
         "preserve_external_request_id": True,
         "always_set_request_id_in_response": True,
-        "request_headers_timeout": f"{HEADERS_SECONDS}s",
+        "request_headers_timeout": f"{listen.headers_seconds:g}s",
         "stream_idle_timeout": f"{int(STREAM_SECONDS_MAX)}s",
         "delayed_close_timeout": "1s",
         "max_request_headers_kb": HEADERS_KIB_MAX,
@@ -79,6 +92,24 @@ def _connection_manager(edge: Edge) -> dict[str, object]:
             {"name": "envoy.filters.http.router", "typed_config": {"@type": _type(router_pb2.Router)}},
         ],
         "local_reply_config": {"mappers": _local_replies()},
+        **({"tracing": _tracing()} if listen.traced else {}),
+    }
+
+
+def _tracing() -> dict[str, object]:
+    """A span per request, of which the cell's is a child. No path in it: message ids and user ids stand in paths of queries."""
+    return {
+        "max_path_tag_length": 0,
+        "provider": {
+            "name": "envoy.tracers.opentelemetry",
+            "typed_config": {
+                "@type": _type(opentelemetry_pb2.OpenTelemetryConfig),
+                "service_name": "edge",
+                "http_service": {
+                    "http_uri": {"uri": f"http://{TRACES_CLUSTER}{TRACES_PATH}", "cluster": TRACES_CLUSTER, "timeout": "2s"},
+                },
+            },
+        },
     }
 
 

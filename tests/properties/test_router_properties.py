@@ -14,8 +14,9 @@ from router.placement import codec
 from router.placement.decide import Refused, Routed, decide
 from router.placement.place import place
 from router.placement.table import Table, Update, empty
-from router.xds.compile import Listen, compile_change, compile_whole
+from router.xds.compile import compile_change, compile_whole
 from router.xds.ir import PROTOCOLS, Protocol, shard_of
+from router.xds.listener import Listen
 from router.xds.lower import SLUG_PREFIX
 from router.xds.render import lookup, routes_name
 from router.xds.snapshot import CDS, EDS, RDS, SRDS, Snapshot, consistent, references

@@ -36,7 +36,7 @@ from router.placement.memory import MemoryStore
 from router.placement.table import CellEndpoint, Topology
 from router.xds import server as xds
 from router.xds.bootstrap import EdgeIdentity, bootstrap
-from router.xds.compile import Listen
+from router.xds.listener import Listen
 from tests.support.envoy import Envoy
 from tests.support.processes import free_port
 

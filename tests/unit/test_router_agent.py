@@ -23,7 +23,7 @@ from router.agent.follow import BACKOFF_SECONDS_BASE, BACKOFF_SECONDS_MAX, Follo
 from router.agent.keeper import Keeper
 from router.placement import codec
 from router.placement.table import Update
-from router.xds.compile import Listen
+from router.xds.listener import Listen
 from router.xds.snapshot import Snapshot
 from tests.support.processes import eventually
 from tests.support.test_edge_room import QuietLog

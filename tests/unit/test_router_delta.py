@@ -6,8 +6,9 @@ from dataclasses import replace
 
 from kernel.ids import TenantId
 from router.placement.table import Topology, Update
-from router.xds.compile import Compiled, Listen, compile_change, compile_whole
+from router.xds.compile import Compiled, compile_change, compile_whole
 from router.xds.delta import Acked, Nacked, Request, Response, Stream
+from router.xds.listener import Listen
 from router.xds.snapshot import CDS, EDS, LDS, RDS, SRDS, Snapshot
 from tests.support.test_router_words import EU, cell, source, table, tenant
 

@@ -19,7 +19,8 @@ from google.protobuf import json_format
 
 from kernel.ids import RegionName, hash_of
 from router.xds.bootstrap import EdgeIdentity, bootstrap
-from router.xds.compile import Listen, compile_whole
+from router.xds.compile import compile_whole
+from router.xds.listener import Listen
 from router.xds.render import routes_name
 from router.xds.snapshot import CDS, EDS, LDS, RDS, SRDS
 from tests.support.test_router_words import EU, cell, source, table, tenant
