@@ -14,7 +14,6 @@ from typing import Final
 
 import asyncpg
 
-from cells.eventlog import queries
 from cells.eventlog.log import Bounds, Entry, Membership, Record
 from cells.eventlog.postgres_group import PostgresMembership
 from kernel import limits
@@ -22,9 +21,10 @@ from kernel.clock import DAY, Clock, Micros
 from kernel.epoch import Epoch
 from kernel.errors import Failure, Reason
 from kernel.ids import CellId, SourceId, TenantId
+from kernel.queries import parse
 from kernel.scram import scram_verifier
 
-_SQL: Final = queries.load(Path(__file__).parent / "sql" / "queries.sql")
+_SQL: Final = {query.name: query.text for query in parse((Path(__file__).parent / "sql" / "queries.sql").read_text()).values()}
 _POLL_SECONDS: Final = 0.05
 _SIZE_SECONDS: Final = 5.0
 _SEGMENT_DAYS_AHEAD: Final = 2

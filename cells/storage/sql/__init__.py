@@ -9,17 +9,9 @@ from functools import cache
 from importlib.resources import files
 from typing import Final
 
-_HEAD: Final = re.compile(r"^-- name: (\w+)\n((?:-- .*\n)+)", re.MULTILINE)
+from kernel.queries import Query, parse
+
 _MIGRATION: Final = re.compile(r"(\d{4})_(\w+)\.sql")
-
-
-@dataclass(frozen=True, slots=True)
-class Query:
-    """A named statement. `text` may hold `{home}`, the quoted tenant schema."""
-
-    name: str
-    description: str
-    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,24 +28,9 @@ class Migration:
         return hashlib.sha256(self.text.encode()).hexdigest()
 
 
-def parse(text: str) -> dict[str, Query]:
-    """The queries of a file. Each begins with `-- name:` and at least one line that describes it. Raises ValueError."""
-    heads = list(_HEAD.finditer(text))
-    if len(heads) != text.count("-- name: "):
-        raise ValueError("a query without a description")
-    ends = [head.start() for head in heads[1:]] + [len(text)]
-    found: dict[str, Query] = {}
-    for head, end in zip(heads, ends, strict=True):
-        if head[1] in found:
-            raise ValueError(f"two queries named {head[1]}")
-        description = " ".join(line.removeprefix("-- ") for line in head[2].splitlines())
-        found[head[1]] = Query(head[1], description, text[head.end() : end].strip())
-    return found
-
-
 @cache
 def queries() -> dict[str, Query]:
-    """All queries of `queries.sql`."""
+    """All queries of `queries.sql`. A text may hold `{home}`, the quoted tenant schema."""
     return parse(files(__name__).joinpath("queries.sql").read_text("utf-8"))
 
 
