@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cells.storage import codec_grpc, sql, wire
+from kernel import queries
 from kernel.clock import Micros
 from kernel.effects import Applied, Apply, DeadLetter, Duplicate, Effects, EventRow, Fenced, HeldRecord, IdentityClaim, Outcome, TraitClaim
 from kernel.epoch import Claim, Epoch
@@ -75,7 +76,7 @@ def test_every_query_has_a_name_and_a_description() -> None:
     """The loader refuses a query without; quoting keeps a schema's name in its place."""
     assert all(query.description for query in sql.queries().values())
     with pytest.raises(ValueError, match="description"):
-        sql.parse("-- name: bare\nSELECT 1")
+        queries.parse("-- name: bare\nSELECT 1")
     with pytest.raises(ValueError, match="two queries"):
-        sql.parse("-- name: a\n-- d\nSELECT 1\n-- name: a\n-- d\nSELECT 1")
+        queries.parse("-- name: a\n-- d\nSELECT 1\n-- name: a\n-- d\nSELECT 1")
     assert '"a""b".ledger' in sql.sql("ledger", 'a"b')
