@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from datetime import date, timedelta
 from operator import itemgetter
 from typing import Final
@@ -22,6 +22,16 @@ WINDOW: Final = timedelta(days=SEEN_WINDOW_DAYS)
 def window_begins(now: Micros) -> date:
     """The first received day that rule 2 decides about, as things stand at `now`."""
     return day_of(now) - WINDOW
+
+
+def days_to_look_at(days: Set[date]) -> tuple[date, date, date, date]:
+    """First and last day of two ranges in which rule 2 may find an earlier write of rows received on `days`.
+
+    Rows of one single day are not looked for in that day: its primary key tells. This is nearly every apply, and it spares a look
+    into the one partition that grows while the planner still believes it empty.
+    """
+    first, last, day = min(days), max(days), timedelta(days=1)
+    return first - WINDOW, last if len(days) > 1 else last - day, last + day, last + WINDOW
 
 
 def unique(rows: Sequence[EventRow]) -> tuple[list[EventRow], list[EventRow]]:

@@ -234,8 +234,8 @@ class _Fold:
     async def _store_rows(self, home: str, only: list[TenantId] | None) -> list[tuple[TenantId, Micros, list[str]]]:
         """The new message ids per tenant and hour."""
         try:
-            days = tally.days_of(self.effects)
-            rule_two = (dedup.window_begins(self.now), SEEN_WINDOW_DAYS, min(days) - dedup.WINDOW, max(days) + dedup.WINDOW)
+            days = dedup.days_to_look_at(tally.days_of(self.effects))
+            rule_two = (dedup.window_begins(self.now), SEEN_WINDOW_DAYS, *days)
             found = await self.connection.fetch(sql("store_rows", home), self.effects.partition, self.now, only, *rule_two)
         except (asyncpg.CheckViolationError, asyncpg.UndefinedTableError) as error:
             raise _Stale from error

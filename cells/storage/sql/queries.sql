@@ -74,7 +74,7 @@ SELECT cell.maintain($1)
 
 -- name: store_rows
 -- From staging into event: (partition, stored_at, tenants or null for all, first day that rule 2 decides about, days of its window,
--- first and last day to look at). Staging holds each message id once, in key order, so that two applies that share ids wait for
+-- first and last day to look at, twice). Staging holds each message id once, in key order, so that two applies that share ids wait for
 -- each other in the same order. Answers with the ids that were new, per tenant and received hour.
 WITH fresh AS (
     SELECT s.*, date '1970-01-01' + ((s.received_at - mod(mod(s.received_at, 86400000000) + 86400000000, 86400000000)) / 86400000000)::int AS received_day
@@ -91,7 +91,8 @@ WITH fresh AS (
     FROM fresh f
     WHERE f.received_day < $4::date OR NOT EXISTS (
         SELECT FROM {home}.event e
-        WHERE e.tenant = f.tenant AND e.message_id = f.message_id AND e.received_day BETWEEN $6::date AND $7::date
+        WHERE e.tenant = f.tenant AND e.message_id = f.message_id
+          AND (e.received_day BETWEEN $6::date AND $7::date OR e.received_day BETWEEN $8::date AND $9::date)
           AND e.received_day BETWEEN f.received_day - $5::int AND f.received_day + $5::int
     )
     ON CONFLICT DO NOTHING
