@@ -14,19 +14,19 @@ from contextlib import AsyncExitStack
 
 import click
 import structlog
-from starlette.applications import Starlette
 
 from cells import ops, roles
 from cells.admission.directory import GrpcDirectory
 from cells.admission.follow import Follower
 from cells.config import ROLES, Config, Role
+from cells.defects import HttpShell, Report
 from cells.metrics import METRICS
 from cells.process import Process, cancelled
-from cells.server import GrpcServer, HttpServer
+from cells.server import REQUEST_BYTES_MAX, GrpcServer, HttpServer
 from cells.tracing import Spans
 from kernel.errors import Failure
 from kernel.ids import ZoneName
-from kernel.limits import DRAIN_SECONDS_MAX
+from kernel.limits import APPLY_BYTES_MAX, DRAIN_SECONDS_MAX
 from kernel.process import logs, settings, telemetry
 from kernel.process.clock import SystemClock
 from kernel.process.journal import FileJournal
@@ -39,8 +39,12 @@ async def serve(config: Config, role: Role, stop: asyncio.Event) -> None:
     """One process, from start to drained."""
     log = logs.configure(f"cell-{role}", config.log_level).bind(cell=config.cell)
     meter, health = telemetry.PrometheusMeter(METRICS), Health()
+
+    def report(where: str, defect: BaseException) -> None:
+        log.error("a defect", where=where, exc_info=defect)
+
     async with AsyncExitStack() as stack:
-        process = _process(config, role, meter, stack)
+        process = _process(config, role, meter, report, stack)
         log.info("booted", from_disk=process.follower.boot(), revision=process.follower.current.revision)
         _start(process, "follow the directory", asyncio.create_task(process.follower.follow()), log, stop)
         if not await _admitting(process, stop):
@@ -49,7 +53,7 @@ async def serve(config: Config, role: Role, stop: asyncio.Event) -> None:
         process.tasks["watch the loop"] = lambda: telemetry.watch_loop(meter, process.clock)
         for name, task in process.tasks.items():
             _start(process, name, asyncio.ensure_future(task()), log, stop)
-        http = HttpServer(Starlette(routes=[*process.routes, *ops.routes(lambda: health.problems, meter.exposition)]), config.http_address)
+        http = HttpServer(HttpShell([*process.routes, *ops.routes(lambda: health.problems, meter.exposition)], report), config.http_address)
         await process.grpc.start(process.services)
         await http.start()
         health.set("start", None)
@@ -65,7 +69,7 @@ async def serve(config: Config, role: Role, stop: asyncio.Event) -> None:
     log.info("stopped")
 
 
-def _process(config: Config, role: Role, meter: telemetry.PrometheusMeter, stack: AsyncExitStack) -> Process:
+def _process(config: Config, role: Role, meter: telemetry.PrometheusMeter, report: Report, stack: AsyncExitStack) -> Process:
     clock = SystemClock()
     journal = FileJournal(config.journal_path, bytes.fromhex(config.public_key_file.read_text().strip()))
     directory = GrpcDirectory(config.directory_address, config.follower_token_file.read_text().strip(), config.cell)
@@ -74,7 +78,8 @@ def _process(config: Config, role: Role, meter: telemetry.PrometheusMeter, stack
     attributes = {"dataflow.cell": config.cell, "cloud.region": config.region}
     tracing = telemetry.tracing(f"cell-{role}", attributes, config.otlp_endpoint)
     stack.push_async_callback(tracing.close)
-    return Process(config, clock, meter, Spans(tracing.tracer), follower, GrpcServer(config.grpc_address), stack)
+    server = GrpcServer(config.grpc_address, report, APPLY_BYTES_MAX if role == "storage" else REQUEST_BYTES_MAX)
+    return Process(config, clock, meter, Spans(tracing.tracer), follower, server, stack)
 
 
 async def _add_roles(process: Process, role: Role) -> None:

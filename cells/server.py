@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 import grpc
 import uvicorn
@@ -12,25 +13,29 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from starlette.types import ASGIApp
 
+from cells.defects import GrpcShell, Report, unheard
 from kernel.limits import BATCH_BYTES_HARD_MAX
 
+REQUEST_BYTES_MAX: Final = BATCH_BYTES_HARD_MAX + 64 * 1024
 _KEEP_ALIVE_SECONDS = 75
 _CONNECTIONS_MAX = 2_000
 _RPCS_MAX = 2_000
 
 
 class GrpcServer:
-    """Health and reflection included. Both message limits are set: the default of 4 MB is not ours."""
+    """Health and reflection included. Both message limits are set: the default of 4 MB is not ours. `receive_bytes_max` is larger
+    where applies arrive."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, report: Report = unheard, receive_bytes_max: int = REQUEST_BYTES_MAX) -> None:
         self.server = grpc.aio.server(
             options=[
                 ("grpc.so_reuseport", 0),
-                ("grpc.max_receive_message_length", BATCH_BYTES_HARD_MAX + 64 * 1024),
+                ("grpc.max_receive_message_length", receive_bytes_max),
                 ("grpc.max_send_message_length", 64 * 1024 * 1024),
                 ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
             ],
+            interceptors=[GrpcShell(report)],
             maximum_concurrent_rpcs=_RPCS_MAX,
         )
         self._address = address

@@ -44,6 +44,7 @@ APPLY_EVENTS_MAX: Final = 4_000
 SEEN_WINDOW_DAYS: Final = 2
 CLOCK_SKEW_AHEAD_SECONDS: Final = 24 * 3_600
 APPLY_SECONDS_MAX: Final = 30.0
+APPLY_BYTES_MAX: Final = 256 * KIB * KIB
 IDENTITY_NODES_MAX: Final = 200
 
 # Query.
@@ -69,4 +70,5 @@ assert EVENT_BYTES_MAX <= BATCH_BYTES_MAX <= BATCH_BYTES_HARD_MAX
 assert BATCH_BYTES_HARD_MAX < RECORD_BYTES_MAX, "a whole batch fits one record, envelope fields included"
 assert RECORD_BYTES_MAX <= APPEND_QUEUE_BYTES_MAX, "the queue takes the largest record"
 assert BATCH_EVENTS_MAX <= APPLY_EVENTS_MAX, "one record fits one apply"
+assert 2 * APPLY_EVENTS_MAX * EVENT_BYTES_MAX <= APPLY_BYTES_MAX, "one apply fits one message: payloads, and traits taken from them"
 assert PAGE_EVENTS_DEFAULT <= PAGE_EVENTS_MAX

@@ -10,10 +10,10 @@ from dataflow.storage.v1 import storage_pb2, storage_pb2_grpc
 from kernel.clock import Clock
 from kernel.effects import Apply, Outcome
 from kernel.errors import Failure, Reason
-from kernel.limits import QUERY_SECONDS_MAX
+from kernel.limits import APPLY_BYTES_MAX, QUERY_SECONDS_MAX
 
 _OPTIONS = (
-    ("grpc.max_send_message_length", 256 * 1024 * 1024),
+    ("grpc.max_send_message_length", APPLY_BYTES_MAX),
     ("grpc.max_receive_message_length", 4 * 1024 * 1024),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -25,7 +25,8 @@ ZONES_FILE: Final = "zones.json"
 
 @dataclass(frozen=True)
 class Ground:
-    """What the layout alone does not know. `dsn(owner, role)` is a database URL, the superuser's for role ""; `inherited` is passed on."""
+    """What the layout alone does not know. `dsn(owner, role)` is a database URL, the superuser's for role ""; `inherited` is passed on;
+    `extra` are settings (by field name) that every process of cell and router is given besides its own."""
 
     layout: Layout
     dsn: Callable[[str, str], str]
@@ -33,6 +34,7 @@ class Ground:
     inherited: Mapping[str, str]
     otlp_endpoint: str = ""
     log_level: str = "info"
+    extra: Mapping[str, str] = field(default_factory=dict)
 
 
 def inherit(environ: Mapping[str, str]) -> dict[str, str]:
@@ -62,6 +64,7 @@ def environment(place: Place, ground: Ground) -> dict[str, str]:
         settings = _directory(place, ground)
     elif place.kind == "agent":
         settings = _agent(place, ground)
+    settings = {**settings, **ground.extra} if settings else settings
     return {**ground.inherited, **{f"DATAFLOW_{name.upper()}": value for name, value in settings.items()}}
 
 

@@ -41,7 +41,10 @@ Watcher = Callable[[Mapping[str, Status]], None]
 
 
 class LocalFleet:
-    """One fleet in one state directory. Start it on the main thread. `access` knows endpoints, database URLs and tokens."""
+    """One fleet in one state directory. Start it on the main thread. `access` knows endpoints, database URLs and tokens.
+
+    `settings` (by field name, e.g. headers_seconds) are given to every process of cell and router besides its own.
+    """
 
     def __init__(
         self,
@@ -52,6 +55,7 @@ class LocalFleet:
         cells: Sequence[str] = (),
         postgres_url: str = "",
         otlp_endpoint: str = "",
+        settings: Mapping[str, str] | None = None,
         watcher: Watcher = lambda _: None,
     ) -> None:
         self.layout = lay_out(select(fleet, cells), state, port_base)
@@ -59,6 +63,7 @@ class LocalFleet:
         self.access = Access(self.layout, self.state, postgres_url)
         self._postgres_url = postgres_url
         self._otlp_endpoint = otlp_endpoint
+        self._settings = dict(settings or {})
         self._watcher = watcher
         self._supervisor: Supervisor | None = None
 
@@ -154,6 +159,7 @@ class LocalFleet:
             secret_file=partial(_secret_file, self.state),
             inherited=inherit(os.environ),
             otlp_endpoint=self._otlp_endpoint,
+            extra=self._settings,
         )
         places = [place for place in self.layout.places() if not (self._postgres_url and place.kind == "postgres")]
         known = {place.name for place in places}

@@ -7,9 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from starlette.applications import Starlette
-
 from cells.admission.table import Admission, Credential, Tenant, Update
+from cells.defects import HttpShell
 from cells.eventlog import codec
 from cells.eventlog.envelope import Envelope
 from cells.eventlog.memory import MemoryLog
@@ -98,7 +97,7 @@ async def running_ingest(log: MemoryLog | None = None, inflight: Inflight | None
     meter = MemoryMeter()
     acceptor = Acceptor(CELL, log, clock, meter, lambda: f"assigned-{next(numbers)}", inflight)
     ingest = Ingest(fixture_admission(), log, acceptor, meter=meter)
-    http = HttpServer(Starlette(routes=IngestHttp(acceptor, lambda: ingest.admission, clock).routes()), "127.0.0.1:0")
+    http = HttpServer(HttpShell(IngestHttp(acceptor, lambda: ingest.admission, clock).routes()), "127.0.0.1:0")
     grpc_server = GrpcServer("127.0.0.1:0")
     ingest.servicer = IngestGrpc(acceptor, lambda: ingest.admission, clock)
     ingest_pb2_grpc.add_IngestServiceServicer_to_server(ingest.servicer, grpc_server.server)
