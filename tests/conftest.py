@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import AsyncIterator, Iterator
 
 import hypothesis
@@ -17,9 +18,18 @@ PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "ci")
 hypothesis.settings.load_profile(PROFILE)
 
 
-def pytest_report_header() -> str:
-    """The seed policy: a fresh seed each run; a failure prints the blob that replays it."""
-    return f"hypothesis profile {PROFILE}: fresh seed each run, replay a failure with its @reproduce_failure blob or --hypothesis-seed=N"
+def pytest_configure() -> None:
+    """One fresh seed for the simulations of a run; workers inherit it."""
+    if not os.environ.get("SEED"):
+        os.environ["SEED"] = str(random.SystemRandom().randrange(1, 2**31))
+
+
+def pytest_report_header() -> list[str]:
+    """The seed policy: fresh seeds each run; a failure prints what replays it."""
+    return [
+        f"hypothesis profile {PROFILE}: replay a failure with its @reproduce_failure blob or --hypothesis-seed=N",
+        f"simulation seed {os.environ['SEED']}: replay with make sim SEED={os.environ['SEED']}",
+    ]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

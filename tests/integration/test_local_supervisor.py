@@ -200,4 +200,4 @@ def _runs(pid: int) -> bool:
 def _command(pid: int) -> bytes:
     """The program's text once the launcher has become it."""
     words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    return b"" if any(word.endswith(b"launch.py") for word in words) else words[-2]
+    return b"" if len(words) < 2 or any(word.endswith(b"launch.py") for word in words) else words[-2]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 from dataclasses import replace
 
 import pytest
@@ -13,7 +12,7 @@ from chaos.checkers.verdicts import judge
 from tests.simulation.virtual import run
 from tests.simulation.world import World
 
-SEED = int(os.environ.get("SEED", "0")) or random.SystemRandom().randrange(1, 2**31)
+SEED = int(os.environ["SEED"])
 RUNS = int(os.environ.get("SIM_RUNS", "3"))
 
 
