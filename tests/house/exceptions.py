@@ -33,14 +33,14 @@ EXCUSED: Final = (
     Excused("shallow", "cells/storage/auditor.py", "_write", _ENDLESS),
     Excused("shallow", "router/api/service.py", "Watch", _ENDLESS),
     Excused("short_modules", "tests/contracts/test_store.py", "lines", "one port, one contract suite; to be cut when the port is"),
-    Excused(
-        "shells_take_the_clock", "router/agent/follow.py", "imports time", "times its own compile for a metric; takes no decision by it"
-    ),
+    Excused("shells_take_the_clock", "router/agent/follow.py", "imports time", "times its compile for a metric; decides nothing by it"),
     Excused("environment_at_the_door", "cli/demo/run.py", "os.environ", "`make demo SABOTAGE=` reaches it as a variable"),
-    Excused(
-        "environment_at_the_door", "cli/local/fleet.py", "os.environ", "PATH, HOME and LANG are handed on to the processes that it starts"
-    ),
+    Excused("environment_at_the_door", "cli/local/fleet.py", "os.environ", "PATH, HOME and LANG are handed on to its processes"),
     Excused("durable", "tests/integration/test_local_postgres.py", "fsync", "the test that it cannot be switched off"),
+    Excused(
+        "files_beside_exist", "cells/ops.py", "ingest/openapi.yaml", "the OpenAPI document is being written; its path is a 500 until then"
+    ),
+    Excused("waits_name_their_state", "router/api/mirror.py", "wait_beyond", "waits for a revision, not for a state; to be renamed"),
     *(
         Excused("reasoned_ignores", path, "silences", "said nothing of why when the rule came; the owner of the file knows")
         for path in (
@@ -52,7 +52,14 @@ EXCUSED: Final = (
         )
     ),
 )
-ENTRIES_MAX: Final = 16
+ENTRIES_MAX: Final = 18
+
+
+# Searches of `test_texts`: name -> file -> reason.
+_SERVER: Final = "the folder of wheels that pip-compile was given; goes with the next `make lock` (--no-emit-find-links)"
+EXCUSED_TEXTS: Final[dict[str, dict[str, str]]] = {
+    "machine-path": {f"locks/{name}.txt": _SERVER for name in ("1-xds", "2-runtime", "3-dev")},
+}
 
 
 def unexcused(findings: list[Finding]) -> list[Finding]:

@@ -34,6 +34,7 @@ PLACES: Final[tuple[tuple[str, Place], ...]] = (
     ("*/directory.py", "driver"),
     ("*/answers.py", "driver"),
     ("cells/ops.py", "driver"),
+    ("cells/defects.py", "driver"),
     ("router/probes.py", "driver"),
     ("router/api/mirror.py", "shell"),
     ("router/agent/follow.py", "shell"),

@@ -12,13 +12,18 @@ from tests.house import rules
 from tests.house.drivers import DRIVER_RULES
 from tests.house.exceptions import ENTRIES_MAX, EXCUSED, unexcused, unused
 from tests.house.tree import ROOMS, Finding, Module, module_of, modules
+from tests.house.words import WORD_RULES
 
-RULES: Final = (*rules.RULES, *DRIVER_RULES)
+RULES: Final = (*rules.RULES, *DRIVER_RULES, *WORD_RULES)
 DOC: Final = '"""Doc."""\n'
 _IFS: Final = "".join(" " * depth + "if x:\n" for depth in range(1, 5)) + " " * 5 + "pass"
 
 # For each rule a text that breaks it and one that does not, with the paths where they stand.
 CONTROLS: Final[dict[Callable[[Module], rules.Found], tuple[tuple[str, str], tuple[str, str]]]] = {
+    rules.files_beside_exist: (
+        ("cells/x.py", "F = Path(__file__).parent / 'sql' / 'none.sql'"),
+        ("cells/storage/x.py", "F = Path(__file__).parent / 'sql' / 'queries.sql'"),
+    ),
     rules.documented: (("cells/x.py", DOC + "def f(): ..."), ("cells/x.py", DOC + "def _f(): ...")),
     rules.tests_state_their_law: (("tests/x.py", "def test_a(): ..."), ("tests/x.py", 'def test_a(): "It holds."')),
     rules.short_functions: (("cells/x.py", "def f():\n" + " x = 1\n" * 70), ("cells/x.py", "def f():\n" + " x = 1\n" * 69)),
@@ -56,6 +61,8 @@ CONTROLS: Final[dict[Callable[[Module], rules.Found], tuple[tuple[str, str], tup
         ("cells/ingest/codec_grpc.py", "from dataflow.ingest.v1 import ingest_pb2"),
     ),
     DRIVER_RULES[2]: (("kernel/x.py", "import msgspec"), ("kernel/x.py", "import json")),
+    WORD_RULES[0]: (("cells/x.py", "def workspace_of(customerId): ..."), ("cells/x.py", "def tenant_of(accounted): ...")),
+    WORD_RULES[1]: (("cells/x.py", "def wait_for_leader(): ..."), ("cells/x.py", "def wait_until_ready(): ...")),
     DRIVER_RULES[3]: (("router/x.py", "import cells.answers"), ("router/x.py", "import kernel.errors")),
 }
 

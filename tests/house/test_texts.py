@@ -1,0 +1,74 @@
+"""What no file of the repository may hold: paths of some machine, places of packages, switches against durability, secrets."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from functools import cache
+from typing import Final
+
+import pytest
+
+from tests.house.exceptions import EXCUSED_TEXTS
+from tests.house.tree import ROOMS, ROOT, files
+
+_TOP: Final = ("README.md", "Makefile", "pyproject.toml", "buf.yaml", ".importlinter", ".gitignore", ".gitattributes")
+_TEXT: Final = (".py", ".md", ".sql", ".lua", ".yaml", ".yml", ".json", ".txt", ".in", ".proto", ".toml", ".pyi", ".sh", "Makefile", "run")
+# Rule -> what it looks for, and a text that it must find. Written in pieces, so that this file does not find itself.
+TEXTS: Final[dict[str, tuple[re.Pattern[str], str]]] = {
+    "machine-path": (re.compile(r"(?<![\w.~>}\"'])/(?:work|root|opt|home|Users|mnt)/\w+"), "see /" + "work/main"),
+    "registry": (re.compile(r"(?:index-url|registry-url|trusted-host)[ =]+\S*[:.]", re.IGNORECASE), "--index-url" + " http://10.0.0.1"),
+    "private-address": (re.compile(r"https?://(?:10|172\.(?:1[6-9]|2\d|3[01])|192\.168)\.\d+\.\d+"), "http:/" + "/10.1.2.3/simple"),
+    "unlogged": (re.compile(r"\bUNLOGGED" + r"\s+TABLE\b", re.IGNORECASE), "CREATE UNLOGGED" + " TABLE x"),
+    "undurable": (re.compile(r"\b(?:fsync|synchronous_commit|full_page_writes)" + r"\s*=\s*'?(?:off|false)", re.I), "fsync" + " = off"),
+    "private-key": (re.compile("-----BEGIN " + r"[A-Z ]*PRIVATE KEY"), "-----BEGIN " + "PRIVATE KEY-----"),
+    "write-key": (re.compile(r"\b[wr]k_[a-z]{2}_[A-Za-z0-9_-]{43}_[0-9a-f]{6}\b"), "wk_eu_" + "A" * 43 + "_" + "0" * 6),
+    "session-tool": (re.compile(r"\bfarm-" + r"\w+|\bissues " + r"(?:show|list|close)\b"), "`issues" + " show 2`"),
+    "conflict-mark": (re.compile(r"^(?:<{7}|>{7}) ", re.MULTILINE), "<" * 7 + " HEAD"),
+}
+
+
+@cache
+def _texts() -> dict[str, str]:
+    """Every text file of the repository by its path."""
+    found = [*files(*ROOMS, "proto", "locks", ".ci"), *(name for name in _TOP if (ROOT / name).exists())]
+    return {path: (ROOT / path).read_text(errors="replace") for path in found if path.endswith(_TEXT) or path in _TOP}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_no_file_holds_it(name: str) -> None:
+    """Law: the repository can be cloned anywhere, by anybody, and tells no secret."""
+    pattern, _ = TEXTS[name]
+    found = {path: hit[0] for path, text in _texts().items() if (hit := pattern.search(text)) and path != "tests/house/test_texts.py"}
+    excused = EXCUSED_TEXTS.get(name, {})
+    assert {path: hit for path, hit in found.items() if path not in excused} == {}
+    assert set(excused) <= set(found), "an excuse for what is not there any more"
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_a_planted_one_is_found(name: str) -> None:
+    """Law: each search can fail."""
+    pattern, planted = TEXTS[name]
+    assert pattern.search(planted)
+    assert not pattern.search("a harmless line about /v1/track and https://eu.ingest.dataflow.example")
+
+
+def test_every_room_is_typed_shipped_and_known() -> None:
+    """Law: a room that ships is in the package list, in mypy's, in coverage and in import-linter's."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+    linted = (ROOT / ".importlinter").read_text()
+    for room in ("kernel", "router", "cells", "gitops", "slo", "chaos", "cli"):
+        assert f"{room}*" in project["setuptools"]["packages"]["find"]["include"]
+        assert room in project["mypy"]["packages"]
+        assert room in project["coverage"]["run"]["source"]
+        assert f"    {room}\n" in linted
+
+
+def test_top_level_holds_the_rooms_of_the_plan() -> None:
+    """Law: no new room without a reason written down in docs/architecture.md."""
+    folders = {path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")}
+    built = {"build", "__pycache__", "dist"}
+    known = {*ROOMS, "proto", "locks"}
+    assert {name for name in folders - built if not name.endswith(".egg-info")} <= known
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    assert [room for room in sorted(known) if f"`{room}/`" not in page] == []
