@@ -156,9 +156,12 @@ class Acceptor:
     async def _append(self, sender: Sender, admitted: Admitted, batch: Batch, deadline: float) -> None:
         tenant, spread = sender.tenant, sender.tenant.plan.spread
         groups: dict[int, list[Envelope]] = defaultdict(list)
-        for _, envelope in admitted.accepted:
-            user = envelope.user_id or envelope.anonymous_id or ""
-            groups[partition_of(tenant.name, user, spread, self._log.partitions)].append(envelope)
+        if spread == 1:
+            groups[partition_of(tenant.name, "", spread, self._log.partitions)] = [envelope for _, envelope in admitted.accepted]
+        else:
+            for _, envelope in admitted.accepted:
+                user = envelope.user_id or envelope.anonymous_id or ""
+                groups[partition_of(tenant.name, user, spread, self._log.partitions)].append(envelope)
         started, now = self._clock.monotonic(), self._clock.now()
         records = [(partition, _record(sender, self._cell, tenant.epoch, now, batch, envelopes)) for partition, envelopes in groups.items()]
         outcomes = await asyncio.gather(

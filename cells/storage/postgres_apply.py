@@ -29,6 +29,7 @@ from kernel.metrics import Meter
 SHARED: Final = "tenants"
 _COLUMNS: Final = tuple("log_offset" if name == "offset" else name for name in EventRow._fields)
 _ATTEMPTS: Final = 3
+_CLAIMS_MAX: Final = 50_000
 
 Item = TypeVar("Item", EventRow, DeadLetter, HeldRecord, IdentityClaim, TraitClaim, tally.Line)
 
@@ -39,15 +40,23 @@ class _Stale(Exception):
 
 @dataclass(slots=True)
 class _Known:
-    """What this process need not ask again: tenants with their own schema, day partitions, partitions with a position row."""
+    """What this process need not ask again: tenants with their own schema, day partitions, partitions with a position row,
+    and identity claims that brought no news: components only ever grow together, so they never will."""
 
     homes: dict[TenantId, str] = field(default_factory=dict)
     days: set[tuple[str, date]] = field(default_factory=set)
     started: set[int] = field(default_factory=set)
+    claims: set[IdentityClaim] = field(default_factory=set)
 
     def home(self, tenant: TenantId) -> str:
         """The schema that keeps the tenant's rows."""
         return self.homes.get(tenant, SHARED)
+
+    def settle(self, claim: IdentityClaim) -> None:
+        """Remembers a claim that brought no news. Forgets all of them rather than grow without bound."""
+        if len(self.claims) >= _CLAIMS_MAX:
+            self.claims.clear()
+        self.claims.add(claim)
 
     def split(self, items: Iterable[Item]) -> list[tuple[str, list[Item]]]:
         """The items by schema, in schema order, each list in the order of `items`."""
@@ -279,12 +288,17 @@ class _Fold:
     async def identities(self) -> int:
         """Returns how many claims were dropped. Locks a tenant's graph only when a claim brings something new."""
         dropped = 0
-        for home, claims in self.known.split(sorted(set(self.effects.identities))):
+        for home, claims in self.known.split(sorted(set(self.effects.identities) - self.known.claims)):
             by_tenant: dict[TenantId, list[tuple[str, str]]] = {}
             for claim in claims:
-                by_tenant.setdefault(claim.tenant, []).append((claim.left, claim.right))
+                by_tenant.setdefault(claim.tenant, []).append(claim[1:])
             known = await self._components("known_nodes", home, by_tenant)
-            fresh = {tenant: pairs for tenant, pairs in by_tenant.items() if identity.news(known.get(tenant, {}), pairs)}
+            fresh: dict[TenantId, list[tuple[str, str]]] = {}
+            for claim in claims:
+                if identity.news(known.get(claim.tenant, {}), [claim[1:]]):
+                    fresh.setdefault(claim.tenant, []).append(claim[1:])
+                else:
+                    self.known.settle(claim)
             if fresh:
                 await self.connection.execute(sql("lock_tenants"), sorted(fresh))
                 dropped += await self._merge(home, fresh)
