@@ -1,0 +1,44 @@
+"""What each setting means, by its field's name: `configuration.md` is made of it.
+
+It stands here, not beside the fields, because a page about settings is read as a whole. A house test finds a field without a meaning
+and a meaning without a field.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+MEANINGS: Final[dict[str, str]] = {
+    "admin_dsn": "a superuser's PostgreSQL URL: makes roles, database and schemas",
+    "apply_dsn": "PostgreSQL URL of the store, as the role that applies",
+    "audit_dsn": "PostgreSQL URL of the store, as the role that appends to the audit chain",
+    "bootstrap_path": "where Envoy's bootstrap is written before anything is served",
+    "cell": "the cell's name, as the fleet's declaration has it",
+    "cells_file": "JSON list of `{cell, region, grpc_address, http_address, weight}`: the zone's cells",
+    "directory_address": "`host:port` of the zone's directory",
+    "directory_dsn": "PostgreSQL URL of the directory's store; its role owns the database",
+    "edge_address": "Envoy's listener, a numeric host",
+    "edge_admin_address": "Envoy's admin page, on loopback",
+    "edge_name": "the edge's name, told to the directory and in its status",
+    "follower_token_file": "file with the token that may follow the directory, 16 characters or more",
+    "grpc_address": "`host:port` where gRPC is served",
+    "headers_seconds": "how long Envoy waits for a request's head",
+    "http_address": "`host:port` where HTTP is served: probes and metrics, in a cell the APIs too",
+    "inflight_bytes_max": "request bytes in memory above which the cell sheds, the tenant that holds most first",
+    "journal_path": "where the signed placement is kept; its reader boots from it without the directory",
+    "log_bytes_max": "bytes of event log above which the cell sheds instead of filling the disk",
+    "log_dsn": "PostgreSQL URL of the event log, as its own role",
+    "log_level": "debug, info, warning or error",
+    "log_partitions": "partitions of the event log, fixed when it is first made",
+    "operator_token_file": "file with the token that may change the directory, 16 characters or more",
+    "otlp_endpoint": "OTLP base URL that spans are exported to; empty exports nothing",
+    "owner_dsn": "PostgreSQL URL of the store, as the role that owns the tables",
+    "public_key_file": "file with the zone's Ed25519 public key, 32 bytes in hex",
+    "query_dsn": "PostgreSQL URL of the store, as the role that reads under row-level security",
+    "region": "the region that the process stands in",
+    "signing_key_file": "file with the zone's Ed25519 private key, 32 bytes in hex",
+    "storage_address": "`host:port` of the storage role, for a separate processing role",
+    "xds_address": "where Envoy asks for its configuration, on loopback",
+    "zone": "the residency zone that the process belongs to",
+    "zones_file": "JSON object from each zone to its public URL",
+}
