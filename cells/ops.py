@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-_OPENAPI = Path(__file__).parent / "ingest" / "openapi.yaml"
+OPENAPI = Path(__file__).parent / "ingest" / "openapi.yaml"
 
 
 def routes(problems: Callable[[], dict[str, str]], exposition: Callable[[], bytes]) -> list[Route]:
@@ -27,7 +27,7 @@ def routes(problems: Callable[[], dict[str, str]], exposition: Callable[[], byte
         return Response(exposition(), media_type="text/plain; version=0.0.4")
 
     async def openapi(_: Request) -> Response:
-        return Response(_OPENAPI.read_bytes(), media_type="application/yaml")
+        return Response(OPENAPI.read_bytes(), media_type="application/yaml")
 
     return [
         Route("/livez", livez),
