@@ -83,7 +83,7 @@ def _process(config: Config, role: Role, meter: telemetry.PrometheusMeter, repor
 
 
 async def _add_roles(process: Process, role: Role) -> None:
-    """In the order in which an event walks, but that storage opens first: it makes the database."""
+    """In the order in which an event walks, but that the store opens first: processing needs it."""
     store = await roles.open_store(process) if role in ("all", "storage") else None
     log = await roles.open_log(process) if role != "storage" else None
     if log is not None and role in ("all", "ingest"):

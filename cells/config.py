@@ -13,10 +13,9 @@ ROLES: tuple[Role, ...] = ("all", "ingest", "processing", "storage")
 
 @dataclass(frozen=True)
 class Config:
-    """`*_dsn` are PostgreSQL URLs of the service's own roles, password included; `admin_dsn` is a superuser's.
+    """`*_dsn` are PostgreSQL URLs of the services' own roles, password included; `cells.provision` has made them.
 
-    With `admin_dsn` set the cell provisions its own database at start (one machine); without it the database, roles and
-    schemas must be there. `storage_address` is where a separate processing role finds storage.
+    `storage_address` is where a separate processing role finds storage.
     """
 
     cell: str
@@ -30,16 +29,26 @@ class Config:
     apply_dsn: str = ""
     query_dsn: str = ""
     audit_dsn: str = ""
-    owner_dsn: str = ""
-    admin_dsn: str = ""
     grpc_address: str = "127.0.0.1:7501"
     http_address: str = "127.0.0.1:7500"
     storage_address: str = ""
-    log_partitions: int = 4
     log_bytes_max: int = 20 * 1024 * 1024 * 1024
     inflight_bytes_max: int = 64 * 1024 * 1024
     otlp_endpoint: str = ""
     log_level: str = "info"
+
+
+@dataclass(frozen=True)
+class ProvisionConfig:
+    """What `cells.provision` needs: a superuser's URL of the cell's database, which may not exist yet, and those of its roles."""
+
+    admin_dsn: str
+    log_dsn: str
+    owner_dsn: str
+    apply_dsn: str
+    query_dsn: str
+    audit_dsn: str
+    log_partitions: int = 4
 
 
 def role_and_password(dsn: str) -> tuple[str, str]:

@@ -6,9 +6,8 @@ import asyncio
 import uuid
 from collections.abc import Mapping
 
-from cells.config import role_and_password
-from cells.eventlog import postgres as postgres_log
 from cells.eventlog.log import EventLog
+from cells.eventlog.postgres import open_log as open_postgres
 from cells.eventlog.retention import expire
 from cells.ingest.accept import Acceptor, Inflight
 from cells.ingest.api_grpc import IngestGrpc
@@ -25,7 +24,6 @@ from cells.storage.ask import Questions
 from cells.storage.auditor import Auditor
 from cells.storage.postgres_apply import PostgresStore
 from cells.storage.postgres_audit import PostgresAuditTrail
-from cells.storage.postgres_provision import Passwords, provision
 from cells.storage.postgres_read import PostgresReader
 from dataflow.ingest.v1 import ingest_pb2_grpc
 from dataflow.storage.v1 import query_pb2_grpc, storage_pb2_grpc
@@ -39,12 +37,8 @@ _OWN_SECONDS = 60.0
 
 
 async def open_log(process: Process) -> EventLog:
-    """The cell's event log; made first when this process may."""
-    config = process.config
-    if config.admin_dsn:
-        role, password = role_and_password(config.log_dsn)
-        await postgres_log.provision(config.admin_dsn, role, password, config.log_partitions)
-    log = await postgres_log.open_log(config.log_dsn, process.clock, config.log_bytes_max)
+    """The cell's event log."""
+    log = await open_postgres(process.config.log_dsn, process.clock, process.config.log_bytes_max)
     process.stack.push_async_callback(log.close)
     return log
 
@@ -72,12 +66,8 @@ def add_ingest(process: Process, log: EventLog) -> None:
 
 
 async def open_store(process: Process) -> PostgresStore:
-    """The cell's store as the apply role; made first when this process may. Ownership follows the directory from here on."""
-    config = process.config
-    if config.admin_dsn:
-        secrets = [role_and_password(dsn)[1] for dsn in (config.owner_dsn, config.apply_dsn, config.query_dsn, config.audit_dsn)]
-        await provision(config.admin_dsn, Passwords(*secrets))
-    store = PostgresStore(config.apply_dsn, process.clock, process.meter)
+    """The cell's store as the apply role. Ownership follows the directory from here on."""
+    store = PostgresStore(process.config.apply_dsn, process.clock, process.meter)
     process.stack.push_async_callback(store.close)
     await own(process, store)
 

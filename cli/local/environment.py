@@ -68,14 +68,19 @@ def environment(place: Place, ground: Ground) -> dict[str, str]:
     return {**ground.inherited, **{f"DATAFLOW_{name.upper()}": value for name, value in settings.items()}}
 
 
+def provision_environment(cell: str, ground: Ground) -> dict[str, str]:
+    """For `cells.provision`: the only process of a cell that is told the superuser's URL."""
+    settings = {"admin_dsn": ground.dsn(cell, ""), **{name: ground.dsn(cell, role) for name, role in CELL_ROLES.items()}}
+    return {**ground.inherited, **{f"DATAFLOW_{name.upper()}": value for name, value in settings.items()}}
+
+
 def _cell(place: Place, ground: Ground) -> dict[str, str]:
     cell = ground.layout.fleet.cells[CellId(place.owner)]
     ports = ground.layout.ports
-    roles = {name: ground.dsn(place.owner, role) for name, role in CELL_ROLES.items()}
+    roles = {name: ground.dsn(place.owner, role) for name, role in CELL_ROLES.items() if name != "owner_dsn"}
     return {
         **_follower(place, ground),
         **roles,
-        "admin_dsn": ground.dsn(place.owner, ""),
         "cell": cell.name,
         "region": cell.region,
         "grpc_address": _local(ports[f"cell-grpc/{cell.name}"]),

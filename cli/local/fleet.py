@@ -12,7 +12,9 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable, Mapping, Sequence
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -25,7 +27,16 @@ from cli.errors import Unable
 from cli.local import binaries, probe
 from cli.local.access import Access
 from cli.local.databases import own_database
-from cli.local.environment import DIRECTORY_ROLE, Ground, bootstrap_path, command, environment, inherit, topology_files
+from cli.local.environment import (
+    DIRECTORY_ROLE,
+    Ground,
+    bootstrap_path,
+    command,
+    environment,
+    inherit,
+    provision_environment,
+    topology_files,
+)
 from cli.local.layout import PORT_BASE, Layout, Place, lay_out, select
 from cli.local.order import Spec
 from cli.local.ports import check_ports
@@ -36,6 +47,7 @@ from gitops.fleet import FLEET
 from kernel.residency import Fleet
 
 READY_SECONDS: Final = 180.0
+_PROVISION_SECONDS: Final = 60.0
 _ENVOY_FLAGS: Final = ("--log-level", "warning", "--concurrency", "1", "--disable-hot-restart")
 Watcher = Callable[[Mapping[str, Status]], None]
 
@@ -66,6 +78,7 @@ class LocalFleet:
         self._settings = dict(settings or {})
         self._watcher = watcher
         self._supervisor: Supervisor | None = None
+        self._provisioned: set[str] = set()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -86,8 +99,8 @@ class LocalFleet:
             specs = await asyncio.to_thread(self._specs)
             self.state.write_ports(self._ports(), tuple(sorted(self.layout.fleet.cells)), self.layout.port_base, self._postgres_url)
             if self._postgres_url:
-                for zone in self.access.zones():
-                    await self._own_directory_database(zone)
+                for owner in (*self.access.zones(), *self.layout.fleet.cells):
+                    await self._database_of(owner, self._ground())()
             self._supervisor = Supervisor(specs, self._changed)
             self._supervisor.start()
         except BaseException:
@@ -151,9 +164,8 @@ class LocalFleet:
         self.state.write_processes(statuses)
         self._watcher(statuses)
 
-    def _specs(self) -> list[Spec]:
-        """Makes folders and secrets, then one specification for each place."""
-        ground = Ground(
+    def _ground(self) -> Ground:
+        return Ground(
             self.layout,
             dsn=self.dsn,
             secret_file=partial(_secret_file, self.state),
@@ -161,6 +173,10 @@ class LocalFleet:
             otlp_endpoint=self._otlp_endpoint,
             extra=self._settings,
         )
+
+    def _specs(self) -> list[Spec]:
+        """Makes folders and secrets, then one specification for each place."""
+        ground = self._ground()
         places = [place for place in self.layout.places() if not (self._postgres_url and place.kind == "postgres")]
         known = {place.name for place in places}
         for place in places:
@@ -183,7 +199,7 @@ class LocalFleet:
                 death_signal=signal.SIGINT,
                 user=binaries.service_user(),
                 prepare=partial(asyncio.to_thread, server.prepare),
-                finish=partial(self._own_directory_database, place.owner) if place.owner in self.layout.fleet.zones else None,
+                finish=self._database_of(place.owner, ground),
             )
         if place.kind == "envoy":
             argv = (str(binaries.envoy()), "-c", str(bootstrap_path(place)), *_ENVOY_FLAGS)
@@ -191,11 +207,39 @@ class LocalFleet:
         env = environment(place, ground)
         return Spec(place.name, command(place, self.layout), env, place.log, _ready(self.layout, place), place.port, after)
 
+    def _database_of(self, owner: str, ground: Ground) -> Callable[[], Awaitable[None]]:
+        """What makes the database of a cell, or of a zone's directory, on a server that is ready."""
+        if owner in self.layout.fleet.zones:
+            return partial(self._own_directory_database, owner)
+        return partial(self._provision_once, owner, provision_environment(owner, ground))
+
+    async def _provision_once(self, cell: str, env: Mapping[str, str]) -> None:
+        """A restarted PostgreSQL finds its database as it was."""
+        if cell not in self._provisioned:
+            await _provision(cell, env)
+            self._provisioned.add(cell)
+
     async def _own_directory_database(self, zone: str) -> None:
-        """Cells make their databases themselves; a directory owns one that is there."""
+        """A directory migrates itself, in a database that it owns."""
         own = urlsplit(self.dsn(zone, DIRECTORY_ROLE))
         server, _, database = self.access.admin_dsn(zone).rpartition("/")
         await own_database(f"{server}/postgres", database, own.username or "", own.password or "")
+
+
+async def _provision(cell: str, env: Mapping[str, str]) -> None:
+    """Runs `cells.provision` to its end. Raises Unable with its last words."""
+    running = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "cells.provision", env=dict(env), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    try:
+        async with asyncio.timeout(_PROVISION_SECONDS):
+            _, said = await running.communicate()
+    except TimeoutError:
+        running.kill()
+        await running.wait()
+        raise Unable(f"the database of {cell} was not made within {_PROVISION_SECONDS:.0f} s", "see its PostgreSQL's log") from None
+    if running.returncode:
+        raise Unable(f"the database of {cell} cannot be made: {said.decode(errors='replace').strip()[-500:]}")
 
 
 def role_dsn(access: Access, owner: str, role: str) -> str:
