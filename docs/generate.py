@@ -113,9 +113,7 @@ one machine.
     for cls in settings_classes():
         text += f"\n## {cls.__name__}: {_READ_BY[cls.__name__]}\n\n"
         hints = typing.get_type_hints(cls)
-        rows = [
-            (f"`{PREFIX}{f.name.upper()}`", _type(hints[f.name]), _default(f), MEANINGS[f.name]) for f in dataclasses.fields(cls)
-        ]
+        rows = [(f"`{PREFIX}{f.name.upper()}`", _type(hints[f.name]), _default(f), MEANINGS[f.name]) for f in dataclasses.fields(cls)]
         text += table(("variable", "type", "default", "meaning"), rows)
     text += """
 ## Limits
@@ -230,9 +228,7 @@ def _rows(promise: Promise, measured: Sequence[Figure]) -> list[tuple[str, ...]]
     if not measured:
         found = "not yet measured" if not proof else "not yet measured; held by tests in part"
         return [(promise.id, promise.promise, promise.target, found, command, "", "", proof)]
-    return [
-        (promise.id, promise.promise, promise.target, one.value, f"`{one.command}`", one.hardware, one.date, proof) for one in measured
-    ]
+    return [(promise.id, promise.promise, promise.target, one.value, f"`{one.command}`", one.hardware, one.date, proof) for one in measured]
 
 
 PAGES: Final[dict[str, Callable[[], str]]] = {

@@ -93,9 +93,13 @@ NUMBERS: Final = (
     Promise("P1", "throughput, client -> Envoy -> durable log -> processed -> queryable", ">= 25,000 events/s for 10 min, batches of 100"),
     Promise("P2", "end-to-end latency at half of P1", "p50 < 100 ms, p99 < 500 ms"),
     Promise("P3", "single-event requests, acknowledged durably", ">= 2,500 requests/s, p99 < 100 ms"),
-    Promise("P4", "read API with 1M -> 10M events resident", "p95 < 20 ms indexed, < 100 ms hourly aggregates; 10x the data < 1.5x the p95"),
+    Promise(
+        "P4", "read API with 1M -> 10M events resident", "p95 < 20 ms indexed, < 100 ms hourly aggregates; 10x the data < 1.5x the p95"
+    ),
     Promise("P5", "router", "+ < 0.6 ms p50 over plain Envoy; edge < 2 ms p50, < 8 ms p99; a re-pin live in < 50 ms; 100,000 tenants"),
-    Promise("P6", "a region is killed, in zone", "< 0.1 % of requests fail, no gap > 1 s; processing at the peer in < 10 s; 0 lost in the end"),
+    Promise(
+        "P6", "a region is killed, in zone", "< 0.1 % of requests fail, no gap > 1 s; processing at the peer in < 10 s; 0 lost in the end"
+    ),
     Promise("P7", "planned move of a tenant", "write pause < 1 s; 0 lost, 0 duplicated, order kept"),
     Promise("P8", "a neighbour sends 50x its quota", "the victim's p99 rises by < 20 %"),
     Promise("P9", "growth", "CPU per million events <= +10 % from 2,500 to 25,000 events/s; cost per million at 10x <= half"),

@@ -13,6 +13,7 @@ from tests.house.tree import Module, imports_of
 DRIVERS: Final[dict[str, dict[str, str]]] = {
     "asyncpg": {
         "*/postgres*.py": "the adapter",
+        "cells/provision.py": "an app: names the driver's errors",
         "cli/local/databases.py": "makes the databases of a one-machine fleet",
         "cli/demo/*.py": "the demonstration counts rows behind the services' backs; that is its proof",
     },
@@ -39,12 +40,9 @@ DRIVERS: Final[dict[str, dict[str, str]]] = {
     "uvicorn": {"*/server.py": "a listener", "router/probes.py": "a listener"},
     "opentelemetry": {
         "kernel/process/*.py": "the one place that configures it",
-        "cells/app.py": "builds",
-        "cells/process.py": "holds the tracer for the roles",
         "cells/tracing.py": "traceparent in and out",
         "cells/*/api*.py": "the shells' spans",
         "cells/processing/consumer.py": "a shell: one span per round, linked to the records' spans",
-        "cells/ingest/accept.py": "a shell: the span of an append",
         "cells/storage/ask.py": "a shell: the span of a question",
     },
     "prometheus_client": {"kernel/process/telemetry.py": "the one place that knows it"},

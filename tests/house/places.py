@@ -18,6 +18,7 @@ PLACES: Final[tuple[tuple[str, Place], ...]] = (
     ("*/app.py", "app"),
     ("*/config.py", "app"),
     ("cells/roles.py", "app"),
+    ("cells/provision.py", "app"),
     ("kernel/clock.py", "port"),
     ("*/log.py", "port"),
     ("*/store.py", "port"),

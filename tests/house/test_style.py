@@ -53,7 +53,7 @@ CONTROLS: Final[dict[Callable[[Module], rules.Found], tuple[tuple[str, str], tup
     rules.reasoned_ignores: (("cells/x.py", "x = f()  # type: ignore"), ("cells/x.py", "x = f()  # type: ignore[misc]  # it is untyped")),
     rules.no_leftovers: (("cells/x.py", "# TODO: later"), ("cells/x.py", "# to do justice")),
     rules.quiet_services: (("cells/x.py", "print('x')"), ("cli/x.py", "print('x')")),
-    rules.durable: (("cells/x.py", "SET = 'synchronous_commit = off'"), ("cells/x.py", "SET = 'synchronous_commit = on'")),
+    rules.durable: (("cells/x.py", "SET = {'synchronous_commit': 'off'}"), ("cells/x.py", "SET = {'synchronous_commit': 'on'}")),
     rules.cells_are_named_in_the_fleet: (("cells/x.py", "HOME = 'eu-west-1-a'"), ("gitops/x.py", "HOME = 'eu-west-1-a'")),
     DRIVER_RULES[0]: (("cells/ingest/accept.py", "import asyncpg"), ("cells/storage/postgres_read.py", "import asyncpg")),
     DRIVER_RULES[1]: (

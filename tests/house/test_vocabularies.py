@@ -32,7 +32,6 @@ _LATER: Final = {408, 409, 429, 500, 503}
 # Reasons that no code gives yet, and who will.
 _UNGIVEN: Final[dict[str, str]] = {
     "EDGE_NACK": "the agent counts and shows Envoy's refusals; an alert will name this reason",
-    "METHOD_NOT_ALLOWED": "the cell's web framework answers a wrong method itself, in plain text; to be given this shape",
     "STALE_REVISION": "moves: compare-and-set of the placement",
 }
 _UNITS: Final = ("_total", "_seconds", "_bytes", "_events", "_records")
