@@ -36,6 +36,7 @@ from cli.local.layout import PORTS_TOTAL
 from cli.local.ports import free_block
 from dataflow.routing.v1 import routing_pb2
 from kernel.clock import SECOND, Micros
+from kernel.limits import BATCH_BYTES_HARD_MAX
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -47,9 +48,10 @@ _LIVE_SECONDS: Final = 20.0
 _APPLY_SECONDS: Final = 120.0
 _PROGRESS_SECONDS: Final = 10.0
 _SIZES: Final = """
-    SELECT (SELECT coalesce(sum(pg_total_relation_size(inhrelid)), 0) FROM pg_inherits WHERE inhparent = 'eventlog.record'::regclass)::bigint,
-           (SELECT coalesce(sum(pg_total_relation_size(inhrelid)), 0) FROM pg_inherits WHERE inhparent = 'tenants.event'::regclass)::bigint,
+    SELECT sum(pg_total_relation_size(inhrelid)) FILTER (WHERE inhparent = 'eventlog.record'::regclass)::bigint,
+           sum(pg_total_relation_size(inhrelid)) FILTER (WHERE inhparent = 'tenants.event'::regclass)::bigint,
            pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint
+    FROM pg_inherits WHERE inhparent IN ('eventlog.record'::regclass, 'tenants.event'::regclass)
 """
 _STORED: Final = "SELECT message_id, partition, log_offset FROM tenants.event WHERE substr(message_id, 17, 12) = $1"
 Route = Literal["edge", "zone"]
@@ -75,13 +77,13 @@ class Bench:
 @contextlib.asynccontextmanager
 async def one_cell(say: Callable[[str], None]) -> AsyncIterator[Bench]:
     """A fresh fleet in a temporary folder, erased afterwards."""
-    state = Path(tempfile.mkdtemp(prefix="dataflow-bench-", dir="/tmp"))  # short, for socket paths
-    state.chmod(0o711)
+    state = tempfile.mkdtemp(prefix="dataflow-bench-", dir="/tmp")  # short, for socket paths
+    os.chmod(state, 0o711)  # noqa: S103  # PostgreSQL may run as another user
     try:
         say("starting one cell, its PostgreSQL, its edge")
-        async with LocalFleet(state, free_block(PORTS_TOTAL), cells=(CELL,)) as fleet:
+        async with LocalFleet(Path(state), free_block(PORTS_TOTAL), cells=(CELL,)) as fleet:
             await fleet.wait_until_ready(_READY_SECONDS)
-            plan = routing_pb2.Plan(events_per_second=1e6, burst_events=1e6)
+            plan = routing_pb2.Plan(events_per_second=1e6, burst_events=1e6, batch_bytes_max=BATCH_BYTES_HARD_MAX)
             keys = []
             async with fleet.access.directory(_ZONE) as directory:
                 for number in range(TENANTS):
@@ -249,13 +251,11 @@ def _now() -> Micros:
 @click.option("--batch", default=100, show_default=True, help="events per request")
 @click.option("--seconds", default=60.0, show_default=True)
 @click.option("--protocol", type=click.Choice(("http", "grpc")), default="http", show_default=True)
-@click.option("--route", type=click.Choice(("edge", "zone")), default="edge", show_default=True, help="the edge itself, or the zone's endpoint")
+@click.option("--route", type=click.Choice(("edge", "zone")), default="edge", show_default=True, help="the edge, or the zone's endpoint")
 @click.option("--warmup", default=5.0, show_default=True, help="first seconds that no latency is taken of")
 @click.option("--seed", default=1, show_default=True)
 @click.option("--output", type=click.Path(path_type=Path), help="a JSON file")
-def main(
-    rate: float, batch: int, seconds: float, protocol: Protocol, route: Route, warmup: float, seed: int, output: Path | None
-) -> None:
+def main(rate: float, batch: int, seconds: float, protocol: Protocol, route: Route, warmup: float, seed: int, output: Path | None) -> None:
     """One cell under load, figures at the end."""
     console = Console(width=120)
 

@@ -42,7 +42,7 @@ class _Lane(asyncio.Protocol):
         self.transport: asyncio.WriteTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.WriteTransport, transport)  # uvloop's is none by inheritance
+        self.transport = cast("asyncio.WriteTransport", transport)  # uvloop's is none by inheritance
 
     def data_received(self, data: bytes) -> None:
         self._data = self._data + data if self._data else data
@@ -114,7 +114,7 @@ class GrpcClient:
     def __init__(self, address: str, keys: Sequence[str]) -> None:
         options = (("grpc.use_local_subchannel_pool", 1),)
         self._channels = [grpc.aio.insecure_channel(address, options=options) for _ in range(_GRPC_CHANNELS)]
-        self._calls = [
+        self._calls: list[grpc.aio.UnaryUnaryMultiCallable[bytes, ingest_pb2.IngestResponse]] = [
             channel.unary_unary(_INGEST, request_serializer=None, response_deserializer=ingest_pb2.IngestResponse.FromString)
             for channel in self._channels
         ]

@@ -80,7 +80,9 @@ class Bodies:
             self.make = self._json if batch > 1 else self._single
         else:
             self._tails = [_message(shape) for shape in shapes]
-            self._heads = [_EVENTS_FIELD + varint(len(tail) + len(_MESSAGE_ID_FIELD) + _ID_CHARS) + _MESSAGE_ID_FIELD for tail in self._tails]
+            self._heads = [
+                _EVENTS_FIELD + varint(len(tail) + len(_MESSAGE_ID_FIELD) + _ID_CHARS) + _MESSAGE_ID_FIELD for tail in self._tails
+            ]
             self.make = self._protobuf
 
     def path(self, first: int) -> str:
