@@ -1,7 +1,7 @@
 """Writes the generated pages: `python -m docs.generate`. With `--check` it writes nothing and exits with 1 when one is stale.
 
 Everything on them comes from the code's closed vocabularies, from `docs.promises`, `docs.keys` and from `docs/figures/*.json`, which
-benchmarks write: {"hardware", "date", "figures": [{"id", "promise", "target", "value", "unit", "command"}]}.
+benchmarks write: {"hardware", "date", "rows": [{"id", "figure", "unit", "command"; "protocol", "spread", "reached", "holds", "disturbed"}]}.
 """
 
 from __future__ import annotations
@@ -129,8 +129,8 @@ def _type(hint: Any) -> str:
     origin = typing.get_origin(hint)
     if origin is typing.Literal:
         return " or ".join(map(str, typing.get_args(hint)))
-    plain = getattr(hint, "__supertype__", hint)
-    return {"str": "text", "int": "integer", "float": "number", "bool": "true or false", "Path": "path"}.get(plain.__name__, plain.__name__)
+    name = str(getattr(hint, "__supertype__", hint).__name__)
+    return {"str": "text", "int": "integer", "float": "number", "bool": "true or false", "Path": "path"}.get(name, name)
 
 
 def _default(field: dataclasses.Field[Any]) -> str:
@@ -175,7 +175,7 @@ def _parameter(parameter: click.Parameter) -> tuple[str, str, str]:
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """One measured number, with the run that it comes from."""
+    """One measured row, with the run that it comes from. `id` is the benchmark's row or a promise's id."""
 
     id: str
     value: str
@@ -185,20 +185,33 @@ class Figure:
 
 
 def figures(folder: Path) -> dict[str, list[Figure]]:
-    """What benchmarks wrote, by promise. Raises ValueError naming the file when one is not understood."""
+    """What benchmarks wrote, by row. Raises ValueError naming the file when one is not understood."""
     found: dict[str, list[Figure]] = {}
     for path in sorted(folder.glob("*.json")):
         try:
             run = json.loads(path.read_text())
             read = [
-                Figure(str(f["id"]), f"{f['value']} {f['unit']}".strip(), str(f["command"]), str(run["hardware"]), str(run["date"]))
-                for f in run["figures"]
+                Figure(str(row["id"]), _value(row), str(row["command"]), str(run["hardware"]), str(run["date"])[:10]) for row in run["rows"]
             ]
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path.name} is no file of figures: {error!r}") from error
         for figure in read:
             found.setdefault(figure.id, []).append(figure)
     return found
+
+
+def _value(row: dict[str, Any]) -> str:
+    """The median with its spread, and what stands against it: a target that was missed, a void run, a disturbed machine."""
+    against = [word for key, word in (("holds", "VOID: events differ"), ("reached", "missed")) if row.get(key, True) is False]
+    against += ["disturbed machine"] if row.get("disturbed") else []
+    spread = row.get("spread")
+    between = f" ({_number(spread[0])} to {_number(spread[1])})" if spread and spread[0] != spread[1] else ""
+    label = f"{row['protocol']}: " if row.get("protocol") else ""
+    return f"{label}{_number(row['figure'])} {row['unit']}{between}{''.join(f'; {word}' for word in against)}"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def validation(folder: Path = DOCS / "figures") -> str:
@@ -216,19 +229,20 @@ the command wrote; a promise without one says so. Tests named in a row hold the 
         ("What the first step is held to", FIRST),
     )
     for title, promises in parts:
-        rows = [row for promise in promises for row in _rows(promise, measured.get(promise.id, []))]
+        rows = [row for promise in promises for row in _rows(promise, measured)]
         text += f"\n## {title}\n\n" + table(("id", "promise", "target", "figure", "command", "hardware", "date", "tests"), rows)
     return text
 
 
-def _rows(promise: Promise, measured: Sequence[Figure]) -> list[tuple[str, ...]]:
+def _rows(promise: Promise, measured: dict[str, list[Figure]]) -> list[tuple[str, ...]]:
     """A promise with several figures has several rows."""
     proof = ", ".join(f"`{name.rpartition('::')[2]}`" for name in promise.proof)
-    command = f"`{promise.command}`" if promise.command else ""
-    if not measured:
-        found = "not yet measured" if not proof else "not yet measured; held by tests in part"
-        return [(promise.id, promise.promise, promise.target, found, command, "", "", proof)]
-    return [(promise.id, promise.promise, promise.target, one.value, f"`{one.command}`", one.hardware, one.date, proof) for one in measured]
+    found = [figure for row in (promise.id, *promise.measured_as) for figure in measured.get(row, [])]
+    if not found:
+        missing = "not yet measured; held by tests in part" if proof else "not yet measured"
+        command = f"`{promise.command}`" if promise.command else ""
+        return [(promise.id, promise.promise, promise.target, missing, command, "", "", proof)]
+    return [(promise.id, promise.promise, promise.target, f.value, f"`{f.command}`", f.hardware, f.date, proof) for f in found]
 
 
 PAGES: Final[dict[str, Callable[[], str]]] = {

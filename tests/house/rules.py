@@ -28,6 +28,11 @@ _UNDURABLE: Final = re.compile(
 _LEFTOVER: Final = re.compile(r"#\s*(TODO|FIXME|XXX|HACK)\b")
 _SILENCER: Final = re.compile(r"#\s*(type:\s*ignore(?=\[|\b)|noqa)(?P<named>\[[^\]]+\]|:\s*[A-Z]+\d+(,\s*[A-Z]+\d+)*)?(?P<rest>.*)$")
 _LOSERS: Final = ("asyncio.create_task", "asyncio.ensure_future", "create_task", "loop.create_task")
+_LOG_VERBS: Final = {"debug", "info", "warning", "error", "exception", "critical"}
+_PRIVATE: Final = {
+    *("payload", "body", "event", "events_text", "user", "user_id", "anonymous_id", "group_id", "traits", "properties", "context", "ip"),
+    *("key", "write_key", "read_key", "token", "password", "dsn", "secret", "headers", "authorization", "message_id", "query", "path"),
+}
 _FUNCTIONS: Final = (ast.FunctionDef, ast.AsyncFunctionDef)
 _BLOCKS: Final = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.Try, ast.Match)
 _TRANSPARENT: Final = (ast.With, ast.AsyncWith)
@@ -282,7 +287,46 @@ def files_beside_exist(module: Module) -> Found:
                 yield node.lineno, f"{'/'.join(names)} is not there"
 
 
+def frozen_words(module: Module) -> Found:
+    """What crosses between rooms is frozen: the kernel's words, and what a port takes and answers."""
+    if place_of(module.path) != "port" and (module.room != "kernel" or module.path.startswith("kernel/process/")):
+        return
+    for node in module.tree.body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield from ((node.lineno, f"{node.name} is a dataclass that can change") for d in node.decorator_list if _changeable(d))
+
+
+def _changeable(decorator: ast.expr) -> bool:
+    if isinstance(decorator, ast.Call):
+        frozen = any(keyword.arg == "frozen" for keyword in decorator.keywords)
+        return dotted(decorator.func).endswith("dataclass") and not frozen
+    return dotted(decorator).endswith("dataclass")
+
+
+def silent_about_people(module: Module) -> Found:
+    """A log line holds ids of things, counts and reasons: nothing that a tenant's customers sent, and no secret."""
+    for node, name in _calls(module):
+        owner, _, verb = name.rpartition(".")
+        if verb in _LOG_VERBS and owner.split(".")[-1] in ("log", "_log", "logger", "_logger", "logging"):
+            said = {keyword.arg for keyword in node.keywords} & _PRIVATE
+            yield from ((node.lineno, f"logs {word}") for word in sorted(map(str, said)))
+            yield from ((node.lineno, "logs a text that is put together") for argument in node.args if isinstance(argument, ast.JoinedStr))
+
+
+def servers_are_alone_on_their_port(module: Module) -> Found:
+    """gRPC shares a port silently unless it is told not to, and its message limits are not ours: a server sets all three."""
+    if module.room not in ("cells", "router"):
+        return
+    for node, name in _calls(module):
+        if name.endswith("aio.server"):
+            wanted = ("grpc.so_reuseport", "grpc.max_receive_message_length", "grpc.max_send_message_length")
+            yield from ((node.lineno, f"a server without {option}") for option in wanted if option not in module.text)
+
+
 RULES: Final = (
+    frozen_words,
+    silent_about_people,
+    servers_are_alone_on_their_port,
     files_beside_exist,
     documented,
     tests_state_their_law,

@@ -100,10 +100,11 @@ def test_proofs_of_promises_exist() -> None:
 
 def test_figures_are_read_and_strangers_refused(tmp_path: Path) -> None:
     """Law: a figure replaces "not yet measured" in its promise's row; a file that is none is named."""
-    figure = {"id": "P3", "promise": "x", "target": "y", "value": 2600, "unit": "requests/s", "command": "python -m bench.cell"}
-    (tmp_path / "one.json").write_text(json.dumps({"hardware": "2 cores", "date": "2026-11-21", "figures": [figure]}))
-    row = next(line for line in generate.validation(tmp_path).splitlines() if line.startswith("| P3 "))
-    assert "2600 requests/s | `python -m bench.cell` | 2 cores | 2026-11-21" in row
+    row = {"id": "single-http", "figure": 1234.5, "unit": "requests/s", "command": "python -m bench.cell", "protocol": "http"}
+    row |= {"spread": [1200.0, 1300.0], "reached": False, "disturbed": True}
+    (tmp_path / "one.json").write_text(json.dumps({"hardware": "2 cores", "date": "2026-11-21T10:00:00", "rows": [row]}))
+    said = next(line for line in generate.validation(tmp_path).splitlines() if line.startswith("| S3 "))
+    assert "http: 1,234 requests/s (1,200 to 1,300); missed; disturbed machine | `python -m bench.cell` | 2 cores | 2026-11-21 |" in said
     (tmp_path / "two.json").write_text("{}")
     with pytest.raises(ValueError, match=r"two\.json"):
         generate.validation(tmp_path)
@@ -111,7 +112,8 @@ def test_figures_are_read_and_strangers_refused(tmp_path: Path) -> None:
 
 def test_figures_name_promises() -> None:
     """Law: a figure that no promise asked for is a typo."""
-    assert set(generate.figures(ROOT / "docs" / "figures")) <= {promise.id for promise in PROMISES}
+    asked = {name for promise in PROMISES for name in (promise.id, *promise.measured_as)}
+    assert set(generate.figures(ROOT / "docs" / "figures")) <= asked
 
 
 def test_decisions_settle_a_tension() -> None:

@@ -24,6 +24,18 @@ CONTROLS: Final[dict[Callable[[Module], rules.Found], tuple[tuple[str, str], tup
         ("cells/x.py", "F = Path(__file__).parent / 'sql' / 'none.sql'"),
         ("cells/storage/x.py", "F = Path(__file__).parent / 'sql' / 'queries.sql'"),
     ),
+    rules.frozen_words: (
+        ("kernel/x.py", "@dataclass(slots=True)\nclass Word: ..."),
+        ("kernel/x.py", "@dataclass(frozen=True)\nclass Word: ...\n@dataclass\nclass _Own: ..."),
+    ),
+    rules.silent_about_people: (
+        ("cells/x.py", "log.info('stored', user_id=user)"),
+        ("cells/x.py", "log.info('stored', events=3, tenant=tenant)"),
+    ),
+    rules.servers_are_alone_on_their_port: (
+        ("cells/server.py", "s = grpc.aio.server()"),
+        ("tests/support/x.py", "s = grpc.aio.server()"),
+    ),
     rules.documented: (("cells/x.py", DOC + "def f(): ..."), ("cells/x.py", DOC + "def _f(): ...")),
     rules.tests_state_their_law: (("tests/x.py", "def test_a(): ..."), ("tests/x.py", 'def test_a(): "It holds."')),
     rules.short_functions: (("cells/x.py", "def f():\n" + " x = 1\n" * 70), ("cells/x.py", "def f():\n" + " x = 1\n" * 69)),
