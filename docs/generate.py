@@ -1,7 +1,7 @@
 """Writes the generated pages: `python -m docs.generate`. With `--check` it writes nothing and exits with 1 when one is stale.
 
 Everything on them comes from the code's closed vocabularies, from `docs.promises`, `docs.keys` and from `docs/figures/*.json`, which
-benchmarks write: {"hardware", "date", "rows": [{"id", "figure", "unit", "command"; "protocol", "spread", "reached", "holds", "disturbed"}]}.
+benchmarks write (docs/figures/README.md).
 """
 
 from __future__ import annotations
@@ -191,13 +191,21 @@ def figures(folder: Path) -> dict[str, list[Figure]]:
         try:
             run = json.loads(path.read_text())
             read = [
-                Figure(str(row["id"]), _value(row), str(row["command"]), str(run["hardware"]), str(run["date"])[:10]) for row in run["rows"]
+                Figure(str(row["id"]), _value(row), str(row["command"]), _hardware(run["hardware"]), str(run["date"])[:10])
+                for row in run["rows"]
             ]
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path.name} is no file of figures: {error!r}") from error
         for figure in read:
             found.setdefault(figure.id, []).append(figure)
     return found
+
+
+def _hardware(told: str | dict[str, Any]) -> str:
+    """One phrase: text as it is, or the parts that matter of a description."""
+    if isinstance(told, str):
+        return told
+    return f"{told['cores']} cores of {told['cpu']}, {told['memory_gib']} GiB, Linux {told['kernel']}, Python {told['python']}"
 
 
 def _value(row: dict[str, Any]) -> str:
