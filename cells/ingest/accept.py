@@ -111,14 +111,22 @@ class Acceptor:
         self._check_door(sender, stamp)
         if len(batch.items) > tenant.plan.batch_events_max:
             raise Failure(Reason.TOO_MANY_EVENTS, f"{len(batch.items)} events, at most {tenant.plan.batch_events_max}")
-        with self._working(), self._inflight.hold(tenant.name, sum(map(len, batch.items))):
-            self._meter.set(metrics.INFLIGHT_BYTES, self._inflight.total)
+        with self._working(), self._held(tenant.name, sum(map(len, batch.items))):
             self._take_quota(sender, len(batch.items))
             admitted = await self._admit(batch.items)
             if admitted.accepted:
                 await self._append(sender, admitted, batch, min(deadline, self._clock.monotonic() + limits.APPEND_SECONDS_MAX))
         self._count(tenant.name, admitted)
         return admitted
+
+    @contextmanager
+    def _held(self, tenant: TenantId, size: int) -> Iterator[None]:
+        try:
+            with self._inflight.hold(tenant, size):
+                self._meter.set(metrics.INFLIGHT_BYTES, self._inflight.total)
+                yield
+        finally:
+            self._meter.set(metrics.INFLIGHT_BYTES, self._inflight.total)
 
     def _check_door(self, sender: Sender, stamp: Stamp | None) -> None:
         """Door 1. Without a stamp (a client inside the cell's own network) the cell's own word stands."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import aiohttp
 import asyncpg
+import psutil
 
 from cli.local.fleet import LocalFleet
 from cli.local.ports import free_block
@@ -141,6 +142,22 @@ class Running:
 
         await eventually(there, f"{len(wanted)} events of {source.tenant} are stored", seconds)
         assert await self.stored(source) == wanted
+
+    def pause(self, name: str) -> None:
+        """SIGSTOP to a process and all its descendants: it neither works nor dies, its sockets stay open. It is held meanwhile."""
+        self.fleet.hold(name)
+        for one in self._family(name):
+            one.suspend()
+
+    def resume(self, name: str) -> None:
+        """Ends `pause`."""
+        for one in reversed(self._family(name)):
+            one.resume()
+        self.fleet.release(name)
+
+    def _family(self, name: str) -> list[psutil.Process]:
+        parent = psutil.Process(self.fleet.pid(name))
+        return [parent, *parent.children(recursive=True)]
 
     def logs(self) -> dict[str, bytes]:
         """What every process has said, by file."""
