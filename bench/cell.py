@@ -47,6 +47,7 @@ _READY_SECONDS: Final = 120.0
 _LIVE_SECONDS: Final = 20.0
 _APPLY_SECONDS: Final = 120.0
 _PROGRESS_SECONDS: Final = 10.0
+_BREATH: Final = 32
 _SIZES: Final = """
     SELECT sum(pg_total_relation_size(inhrelid)) FILTER (WHERE inhparent = 'eventlog.record'::regclass)::bigint,
            sum(pg_total_relation_size(inhrelid)) FILTER (WHERE inhparent = 'tenants.event'::regclass)::bigint,
@@ -114,12 +115,17 @@ async def _wait_until_live(bench: Bench) -> None:
 
 @dataclass
 class Sending:
-    """One run of the schedule. Request n holds the events n * batch and following; moments are monotonic seconds."""
+    """One run of the schedule. Request n holds the events n * batch and following; moments are monotonic seconds.
+
+    `due` holds each request's first sending; any sending that is acknowledged acknowledges it.
+    """
 
     load: Load
     client: Client
     bodies: Bodies
     began: float = 0.0
+    born: Micros = field(init=False)
+    sendings: int = 0
     due: list[float] = field(default_factory=list)
     acknowledged: dict[int, float] = field(default_factory=dict)
     refused: set[int] = field(default_factory=set)
@@ -127,32 +133,35 @@ class Sending:
 
     async def run(self) -> None:
         """Sends each request at its moment, whatever became of those before; returns when all are answered or given up."""
-        self.began = time.monotonic()
+        self.began, self.born = time.monotonic(), _now()
         async with asyncio.TaskGroup() as tasks:
             for number, due in enumerate(self.load.schedule()):
                 wait = self.began + due.after_seconds - time.monotonic()
-                if wait > 0 or number % 32 == 0:
+                if wait > 0 or number % _BREATH == 0:
                     await asyncio.sleep(max(0.0, wait))
-                self.due.append(self.began + due.after_seconds)
-                tasks.create_task(self._one(number, due))
+                if due.request == len(self.due):
+                    self.due.append(self.began + due.after_seconds)
+                self.sendings += 1
+                tasks.create_task(self._one(due))
 
-    async def _one(self, number: int, due: Due) -> None:
-        first = number * self.load.batch
+    async def _one(self, due: Due) -> None:
+        first = due.request * self.load.batch
+        body = self.bodies.make(first, Micros(self.born + int(due.born_seconds * SECOND)))
         try:
-            good = await self.client.send(due.tenant, self.bodies.path(first), self.bodies.make(first, _now()))
+            good = await self.client.send(due.tenant, self.bodies.path(first), body)
         except (OSError, TimeoutError):
-            self.unanswered.add(number)
+            self.unanswered.add(due.request)
             return
         if good:
-            self.acknowledged[number] = time.monotonic()
+            self.acknowledged.setdefault(due.request, time.monotonic())
         else:
-            self.refused.add(number)
+            self.refused.add(due.request)
 
     async def tell(self, say: Callable[[str], None]) -> None:
         """Now and then."""
         while True:
             await asyncio.sleep(_PROGRESS_SECONDS)
-            sent, done = len(self.due), len(self.acknowledged) + len(self.refused) + len(self.unanswered)
+            sent, done = len(self.due), len(self.acknowledged.keys() | self.refused | self.unanswered)
             say(
                 f"{time.monotonic() - self.began:4.0f} of {self.load.seconds:.0f} s: {sent * self.load.batch:,} events sent,"
                 f" {len(self.acknowledged) * self.load.batch:,} acknowledged, {sent - done} requests in flight"
@@ -222,8 +231,9 @@ def _figures(
         seconds=sending.load.seconds,
         sent=len(due) * batch,
         acknowledged=len(expected),
-        rejected=len(sending.refused) * batch,
-        unanswered=len(sending.unanswered) * batch,
+        retried=(sending.sendings - len(due)) * batch,
+        rejected=len(sending.refused - acknowledged.keys()) * batch,
+        unanswered=len(sending.unanswered - sending.refused - acknowledged.keys()) * batch,
         stored=len(stored),
         missing=len(expected - numbers),
         unexpected=len(stored) - len(numbers) + sum(number >= len(due) * batch for number in numbers),

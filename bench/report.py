@@ -15,7 +15,8 @@ _RANKS = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}
 
 @dataclass(frozen=True)
 class Figures:
-    """Of one run. Counts are events; latencies are milliseconds from an event's scheduled arrival, the warm-up left out.
+    """Of one run. Counts are events, each counted once; `retried` says how many were sent again. Latencies are milliseconds from an
+    event's scheduled arrival, the warm-up left out.
 
     `cpu_seconds_per_million` is per million acknowledged events and process; `others_cpu_share` is what processes that are not
     ours took of the machine meanwhile: above 0.05 the run was disturbed.
@@ -28,6 +29,7 @@ class Figures:
     seconds: float
     sent: int
     acknowledged: int
+    retried: int
     rejected: int
     unanswered: int
     stored: int
@@ -77,7 +79,7 @@ def show(console: Console, figures: Figures) -> None:
     table = Table(title=f"{figures.protocol}, batches of {figures.batch}, {figures.offered_events_per_second:,.0f} events/s offered")
     table.add_column("figure")
     table.add_column("value", justify="right")
-    for name in ("sent", "acknowledged", "rejected", "unanswered", "stored", "missing", "unexpected"):
+    for name in ("sent", "retried", "acknowledged", "rejected", "unanswered", "stored", "missing", "unexpected"):
         table.add_row(name, f"{getattr(figures, name):,}")
     table.add_row("acknowledged events/s", f"{figures.acknowledged_events_per_second:,.0f}")
     table.add_row("queryable events/s", f"{figures.queryable_events_per_second:,.0f}")

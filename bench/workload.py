@@ -6,6 +6,7 @@ Bodies are joined from prepared pieces, since the generator shares the machine w
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
@@ -22,6 +23,7 @@ TENANTS: Final = 20
 _TENANT_SKEW: Final = 1.1
 _USERS: Final = 50_000
 _SHAPES: Final = 4_000
+_RECENT: Final = 100
 _IDENTIFY_EVERY: Final = 20
 _ID_CHARS: Final = 36
 _NAMES: Final = ("Order Completed", "Product Viewed", "Product Added", "Cart Viewed", "Checkout Started", "Search Performed")
@@ -31,10 +33,15 @@ _SENT_AT_FIELD: Final = b"\x12"
 
 
 class Due(NamedTuple):
-    """One request of the schedule: seconds after the start, and whose it is."""
+    """One sending of the schedule: seconds after the start, the request's number, its tenant, when its events happened.
+
+    A number that comes again is a client's retry: the same bytes a little later.
+    """
 
     after_seconds: float
+    request: int
     tenant: int
+    born_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +52,22 @@ class Load:
     batch: int
     seconds: float
     seed: int = 1
+    retried: float = 0.02
 
     def schedule(self) -> Iterator[Due]:
-        """Every request in order. Tenants follow Zipf's law: the first of 20 gets about 27 %."""
+        """Every sending in order. Tenants follow Zipf's law: the first of 20 gets about 31 %. Retries are part of the rate."""
         dice = random.Random(self.seed)  # noqa: S311  # load, not secrets
         per_second = self.events_per_second / self.batch
         weights = list(accumulate(1 / rank**_TENANT_SKEW for rank in range(1, TENANTS + 1)))
-        moment = 0.0
+        recent: deque[Due] = deque(maxlen=_RECENT)
+        moment, fresh = 0.0, 0
         while (moment := moment + dice.expovariate(per_second)) < self.seconds:
-            yield Due(moment, dice.choices(range(TENANTS), cum_weights=weights)[0])
+            if recent and dice.random() < self.retried:
+                yield dice.choice(recent)._replace(after_seconds=moment)
+                continue
+            recent.append(Due(moment, fresh, dice.choices(range(TENANTS), cum_weights=weights)[0], moment))
+            fresh += 1
+            yield recent[-1]
 
 
 def message_id(run: str, number: int) -> str:
