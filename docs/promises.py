@@ -35,6 +35,7 @@ MISSION: Final = (
         "make demo",
         (
             "tests/simulation/test_fleet.py::test_whatever_crashes_nothing_acknowledged_is_lost_and_nothing_leaks",
+            "tests/e2e/test_failures.py::test_a_cell_is_killed_in_the_middle_of_traffic",
             "tests/contracts/test_log.py::test_an_append_whose_connection_dies_fails_or_is_durable_never_both_lost_and_acknowledged",
             "tests/contracts/test_store.py::test_a_connection_killed_in_mid_apply_leaves_all_or_nothing",
         ),
@@ -46,7 +47,7 @@ MISSION: Final = (
         "make demo",
         (
             "tests/properties/test_router_properties.py::test_no_upstream_lies_out_of_the_zone",
-            "tests/integration/test_edge_envoy.py::test_foreign_keys_are_told_where_to_go",
+            "tests/e2e/test_edge_contract.py::test_a_foreign_key_is_told_where_to_go",
         ),
     ),
     Promise(

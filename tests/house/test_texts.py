@@ -19,7 +19,7 @@ _TEXT: Final = (".py", ".md", ".sql", ".lua", ".yaml", ".yml", ".json", ".txt", 
 TEXTS: Final[dict[str, tuple[re.Pattern[str], str]]] = {
     "machine-path": (re.compile(r"(?<![\w.~>}\"'])/(?:work|root|opt|home|Users|mnt)/\w+"), "see /" + "work/main"),
     "registry": (re.compile(r"(?:index-url|registry-url|trusted-host)[ =]+\S*[:.]", re.IGNORECASE), "--index-url" + " http://10.0.0.1"),
-    "private-address": (re.compile(r"https?://(?:10|172\.(?:1[6-9]|2\d|3[01])|192\.168)\.\d+\.\d+"), "http:/" + "/10.1.2.3/simple"),
+    "private-registry": (re.compile(r"https?://[\w.:-]+/(?:root/pypi|simple|pypi/simple|repository)\b"), "http:/" + "/10.1.2.3/simple"),
     "unlogged": (re.compile(r"\bUNLOGGED" + r"\s+TABLE\b", re.IGNORECASE), "CREATE UNLOGGED" + " TABLE x"),
     "undurable": (re.compile(r"\b(?:fsync|synchronous_commit|full_page_writes)" + r"\s*=\s*'?(?:off|false)", re.I), "fsync" + " = off"),
     "private-key": (re.compile("-----BEGIN " + r"[A-Z ]*PRIVATE KEY"), "-----BEGIN " + "PRIVATE KEY-----"),
@@ -87,3 +87,18 @@ def test_top_level_holds_the_rooms_of_the_plan() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text()
     assert strange_rooms(folders, page) == set()
     assert strange_rooms({*folders, "misc"}, page.replace("`slo/`", "")) == {"misc", "slo"}
+
+
+def not_by_make(script: str) -> list[str]:
+    """Steps of the CI script that run something else than a target of the Makefile."""
+    makefile = (ROOT / "Makefile").read_text()
+    steps = re.findall(r"^step \S+ (.+)$", script, re.MULTILINE)
+    return [step for step in steps if not (step.startswith("make ") and re.search(rf"^{step.split()[1]}:", makefile, re.MULTILINE))]
+
+
+def test_ci_runs_what_a_person_runs() -> None:
+    """Law: every step of CI is a target of the Makefile, so that a red step is repeated by typing it."""
+    script = (ROOT / ".ci" / "run").read_text()
+    assert "\nstep " in script
+    assert not_by_make(script) == []
+    assert not_by_make("step a pytest tests\nstep b make nothing\nstep c make demo\n") == ["pytest tests", "make nothing"]
