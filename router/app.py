@@ -104,7 +104,7 @@ async def _until(stop: asyncio.Event, task: asyncio.Task[None]) -> None:
 
 def _listen(own: config.AgentSettings) -> Listen:
     host, port = config.address(own.edge_address)
-    return Listen(host, port, own.headers_seconds, own.collector() is not None)
+    return Listen(host, port, own.headers_seconds, own.trace_percent if own.collector() else 0.0)
 
 
 def _write_bootstrap(own: config.AgentSettings) -> None:

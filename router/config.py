@@ -72,8 +72,9 @@ class AgentSettings:
     made), DATAFLOW_XDS_ADDRESS (loopback), DATAFLOW_HTTP_ADDRESS (/healthz, /readyz, /status, /metrics), DATAFLOW_EDGE_ADDRESS
     (Envoy's listener, a numeric host), DATAFLOW_EDGE_ADMIN_ADDRESS (Envoy's admin page, on loopback), DATAFLOW_BOOTSTRAP_PATH
     (Envoy's, as JSON; written before anything is served), DATAFLOW_OTLP_ENDPOINT (http://host:port of a collector beside the
-    edge, which takes Envoy's spans; default none), DATAFLOW_HEADERS_SECONDS (how long a client may take to send a request's
-    headers, default 10), DATAFLOW_LOG_LEVEL (default info).
+    edge, which takes Envoy's spans; default none), DATAFLOW_TRACE_PERCENT (how many of a hundred requests leave spans, here
+    and in the cell; default 100), DATAFLOW_HEADERS_SECONDS (how long a client may take to send a request's headers, default 10),
+    DATAFLOW_LOG_LEVEL (default info).
     """
 
     edge_name: str
@@ -89,6 +90,7 @@ class AgentSettings:
     edge_admin_address: str
     bootstrap_path: Path
     otlp_endpoint: str = ""
+    trace_percent: float = 100.0
     headers_seconds: float = 10.0
     log_level: str = "info"
 

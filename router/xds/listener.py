@@ -38,12 +38,15 @@ _NO_UPSTREAM: Final = ("UH", "UF", "UO", "UC", "LR", "LH", "UR", "UT", "NC", "UR
 
 @dataclass(frozen=True, slots=True)
 class Listen:
-    """Where the edge listens, how long a request's headers may take, and whether it makes spans (see bootstrap)."""
+    """Where the edge listens, how long a request's headers may take, and how many of a hundred requests leave spans (see bootstrap).
+
+    A client's trace id goes on whether or not; it cannot make a request leave spans. With 0 nothing is touched.
+    """
 
     host: str
     port: int
     headers_seconds: float = HEADERS_SECONDS
-    traced: bool = False
+    trace_percent: float = 0.0
 
 
 def listener(edge: Edge, listen: Listen) -> Any:
@@ -92,14 +95,15 @@ def _connection_manager(edge: Edge, listen: Listen) -> dict[str, object]:
             {"name": "envoy.filters.http.router", "typed_config": {"@type": _type(router_pb2.Router)}},
         ],
         "local_reply_config": {"mappers": _local_replies()},
-        **({"tracing": _tracing()} if listen.traced else {}),
+        **({"tracing": _tracing(listen.trace_percent)} if listen.trace_percent else {}),
     }
 
 
-def _tracing() -> dict[str, object]:
+def _tracing(percent: float) -> dict[str, object]:
     """A span per request, of which the cell's is a child. No path in it: message ids and user ids stand in paths of queries."""
     return {
         "max_path_tag_length": 0,
+        "random_sampling": {"value": percent},
         "provider": {
             "name": "envoy.tracers.opentelemetry",
             "typed_config": {
