@@ -12,7 +12,7 @@ from typing import Final
 
 from gitops.fleet import FLEET
 from tests.house.places import place_of
-from tests.house.tree import ROOT, Finding, Module, imports_of
+from tests.house.tree import ROOT, Finding, Module, imports_of, nodes
 
 Found = Iterator[tuple[int, str]]
 
@@ -48,14 +48,9 @@ def _test(module: Module) -> bool:
 
 
 @cache
-def _nodes(module: Module) -> tuple[ast.AST, ...]:
-    return tuple(ast.walk(module.tree))
-
-
-@cache
 def _calls(module: Module) -> tuple[tuple[ast.Call, str], ...]:
     """Calls of what has a plain name: `f(...)`, `a.f(...)`, `a.b.f(...)`."""
-    calls = (node for node in _nodes(module) if isinstance(node, ast.Call))
+    calls = (node for node in nodes(module) if isinstance(node, ast.Call))
     return tuple((node, name) for node in calls if (name := dotted(node.func)))
 
 
@@ -92,14 +87,14 @@ def tests_state_their_law(module: Module) -> Found:
     """A test's docstring says what must hold; its name is only where to find it."""
     if not _test(module):
         return
-    for node in _nodes(module):
+    for node in nodes(module):
         if isinstance(node, _FUNCTIONS) and node.name.startswith("test_") and ast.get_docstring(node) is None:
             yield node.lineno, f"{node.name} states no law"
 
 
 def short_functions(module: Module) -> Found:
     """A function that does not fit a screen hides a second one."""
-    for node in _nodes(module):
+    for node in nodes(module):
         if isinstance(node, _FUNCTIONS) and node.end_lineno is not None:
             lines = node.end_lineno - node.lineno + 1
             if lines > FUNCTION_LINES_MAX:
@@ -115,7 +110,7 @@ def short_modules(module: Module) -> Found:
 
 def shallow(module: Module) -> Found:
     """Blocks inside blocks, counted inside one function. A `with` adds nothing, an `elif` stands beside its `if`."""
-    for node in _nodes(module):
+    for node in nodes(module):
         if isinstance(node, _FUNCTIONS) and (deep := _depth(node.body)) > NESTING_MAX:
             yield node.lineno, f"{node.name} nests {deep} blocks, at most {NESTING_MAX}"
 
@@ -146,7 +141,7 @@ def no_attics(module: Module) -> Found:
 
 def narrow_excepts(module: Module) -> Found:
     """What is not expected is a defect and must be seen: a broad handler may only clean up and raise again."""
-    for node in _nodes(module):
+    for node in nodes(module):
         if isinstance(node, ast.ExceptHandler) and not _raises_again(node):
             kinds = node.type.elts if isinstance(node.type, ast.Tuple) else [node.type]
             broad = [ast.unparse(kind) if kind else "everything" for kind in kinds]
@@ -168,7 +163,7 @@ def pure_cores(module: Module) -> Found:
     yield from ((line, f"a {place} imports {name}") for line, name in imports_of(module) if name.split(".")[0] in banned)
     yield from ((node.lineno, f"a {place} calls {name}") for node, name in _calls(module) if name in _AMBIENT_CALLS)
     if place == "core":
-        yield from ((n.lineno, f"a core has async {n.name}") for n in _nodes(module) if isinstance(n, ast.AsyncFunctionDef))
+        yield from ((n.lineno, f"a core has async {n.name}") for n in nodes(module) if isinstance(n, ast.AsyncFunctionDef))
 
 
 def shells_take_the_clock(module: Module) -> Found:
@@ -187,7 +182,7 @@ def environment_at_the_door(module: Module) -> Found:
     """Settings are read once, by app.py; everybody else is given them."""
     if place_of(module.path) == "app" or module.room in ("tests", "bench"):
         return
-    for node in _nodes(module):
+    for node in nodes(module):
         if isinstance(node, ast.Attribute) and dotted(node) in ("os.environ", "os.getenv"):
             yield node.lineno, f"reads {dotted(node)}"
 
@@ -220,7 +215,7 @@ def bounded_queues(module: Module) -> Found:
 
 def owned_tasks(module: Module) -> Found:
     """A background task that nobody holds is lost at the next collection, and its failure with it."""
-    for node in _nodes(module):
+    for node in nodes(module):
         call = node.value if isinstance(node, ast.Expr) else None
         if isinstance(call, ast.Call) and dotted(call.func) in _LOSERS:
             yield call.lineno, "nobody holds the task"
@@ -270,7 +265,7 @@ def cells_are_named_in_the_fleet(module: Module) -> Found:
     if module.room in ("gitops", "tests", "bench", "docs"):
         return
     names = {*FLEET.cells, *(cell.region for cell in FLEET.cells.values())}
-    for node in _nodes(module):
+    for node in nodes(module):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in names:
             yield node.lineno, f"names {node.value}"
 
@@ -280,7 +275,7 @@ def files_beside_exist(module: Module) -> Found:
     if "Path(__file__).parent /" not in module.text:
         return
     here = (ROOT / module.path).parent
-    for node in _nodes(module):
+    for node in nodes(module):
         if isinstance(node, ast.BinOp) and ast.unparse(node).startswith("Path(__file__).parent /"):
             names = re.findall(r"'([^']+)'", ast.unparse(node))
             if names and not here.joinpath(*names).exists():

@@ -10,7 +10,7 @@ import pytest
 from kernel import limits
 from kernel.errors import Grpc, Reason, Retry, Spec
 from kernel.metrics import Metric
-from tests.house.tree import ROOT, SHIPPED, module_of, modules
+from tests.house.tree import ROOT, SHIPPED, module_of, modules, nodes
 from tests.house.vocabulary import all_metrics, declared, mentioned, reasons_in, wrongly_recorded
 
 _FAMILIES: Final = ("API-4", "API-5", "DB-2", "DR-3")
@@ -194,7 +194,7 @@ def test_every_limit_bounds_something() -> None:
         if module.path == "kernel/limits.py":
             asked |= {node.id for node in _in_plan(module.tree)}
             continue
-        for node in ast.walk(module.tree):
+        for node in nodes(module):
             if isinstance(node, ast.Attribute | ast.Name):
                 asked.add(node.attr if isinstance(node, ast.Attribute) else node.id)
     assert sorted(bounds - asked) == []

@@ -64,10 +64,17 @@ def files(*rooms: str) -> tuple[str, ...]:
     return tuple(sorted(path.as_posix() for path in kept if not path.as_posix().startswith(_GENERATED)))
 
 
+@cache
+def nodes(module: Module) -> tuple[ast.AST, ...]:
+    """Every node of the module's tree."""
+    return tuple(ast.walk(module.tree))
+
+
+@cache
 def imports_of(module: Module) -> list[tuple[int, str]]:
     """(line, dotted name) of everything that the module imports, inside functions too. `from a import b` names `a.b`."""
     found: list[tuple[int, str]] = []
-    for node in ast.walk(module.tree):
+    for node in nodes(module):
         if isinstance(node, ast.Import):
             found += [(node.lineno, alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from kernel.metrics import Metric
 from tests.house.rules import dotted
-from tests.house.tree import SHIPPED, Module, modules
+from tests.house.tree import SHIPPED, Module, modules, nodes
 
 _VERBS: Final = {"add": "counter", "set": "gauge", "observe": "histogram"}
 
@@ -41,7 +41,7 @@ def all_metrics() -> list[Metric]:
 def named_in(module: Module, vocabulary: dict[str, dict[str, Metric]]) -> dict[str, Metric]:
     """How `module` may say each metric: `metrics.APPLIES` or `APPLIES`, as its imports have it."""
     said: dict[str, Metric] = {}
-    froms = (node for node in ast.walk(module.tree) if isinstance(node, ast.ImportFrom))
+    froms = (node for node in nodes(module) if isinstance(node, ast.ImportFrom))
     for source, alias in ((node.module or "", alias) for node in froms for alias in node.names):
         here = alias.asname or alias.name
         said |= {f"{here}.{name}": metric for name, metric in vocabulary.get(f"{source}.{alias.name}", {}).items()}
@@ -53,15 +53,15 @@ def named_in(module: Module, vocabulary: dict[str, dict[str, Metric]]) -> dict[s
 def mentioned(module: Module, vocabulary: dict[str, dict[str, Metric]]) -> set[str]:
     """Names of the metrics that the module's code mentions, its imports apart."""
     said = named_in(module, vocabulary)
-    nodes = (node for node in ast.walk(module.tree) if isinstance(node, ast.Attribute | ast.Name))
-    return {said[text].name for node in nodes if (text := dotted(node)) in said}
+    names = (node for node in nodes(module) if isinstance(node, ast.Attribute | ast.Name))
+    return {said[text].name for node in names if (text := dotted(node)) in said}
 
 
 def recorded(module: Module, vocabulary: dict[str, dict[str, Metric]]) -> list[Recorded]:
     """Calls of a meter in the module whose metric is written out."""
     said = named_in(module, vocabulary)
     found: list[Recorded] = []
-    for node in ast.walk(module.tree):
+    for node in nodes(module):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _VERBS and node.args:
             metric = said.get(dotted(node.args[0]))
             if metric is not None:
@@ -82,6 +82,4 @@ def wrongly_recorded(module: Module, vocabulary: dict[str, dict[str, Metric]]) -
 
 def reasons_in(module: Module) -> set[str]:
     """Members of `Reason` that the module names."""
-    return {
-        node.attr for node in ast.walk(module.tree) if isinstance(node, ast.Attribute) and dotted(node.value) in ("Reason", "errors.Reason")
-    }
+    return {node.attr for node in nodes(module) if isinstance(node, ast.Attribute) and dotted(node.value) in ("Reason", "errors.Reason")}

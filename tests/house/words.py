@@ -9,7 +9,7 @@ from fnmatch import fnmatch
 from typing import Final
 
 from tests.house.rules import Found
-from tests.house.tree import Module
+from tests.house.tree import Module, nodes
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def parts_of(identifier: str) -> list[str]:
 
 def _defined(module: Module) -> Found:
     """(line, name) of every name that the module gives to something."""
-    for node in ast.walk(module.tree):
+    for node in nodes(module):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node.lineno, node.name
             yield from ((argument.lineno, argument.arg) for argument in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs))
@@ -84,7 +84,7 @@ def one_word_one_meaning(module: Module) -> Found:
 
 def waits_name_their_state(module: Module) -> Found:
     """A function that waits for something is `wait_until_<state>`."""
-    for node in ast.walk(module.tree):
+    for node in nodes(module):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and re.match(r"_?wait_(?!until_)|_?await_", node.name):
             yield node.lineno, f"{node.name} is wait_until_<state>"
 
