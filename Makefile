@@ -33,7 +33,7 @@ demo: $(VENV)/runtime ## a four-cell fleet, real traffic, two kills, a verdict (
 	@SABOTAGE=$(SABOTAGE) $(BIN)/dataflow demo
 
 lock: $(VENV)/dev ## pin again after a change of locks/*.in
-	@for f in 1-xds 2-runtime 3-dev; do $(BIN)/pip-compile -q --generate-hashes --allow-unsafe --no-emit-index-url --no-emit-trusted-host --strip-extras --no-annotate --no-header -o locks/$$f.txt locks/$$f.in; done
+	@for f in 1-xds 2-runtime 3-dev; do $(BIN)/pip-compile -q --generate-hashes --allow-unsafe --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --strip-extras --no-annotate --no-header -o locks/$$f.txt locks/$$f.in; done
 
 generate: $(VENV)/dev ## Python from proto/, into proto/gen
 	@rm -rf proto/gen && mkdir -p proto/gen
@@ -61,4 +61,13 @@ sim: $(VENV)/dev ## a whole fleet from one seed: make sim SEED=42
 golden: $(VENV)/dev ## write the golden files again, to be read before they are committed
 	@UPDATE_GOLDEN=1 $(PYTEST) tests/golden
 
-.PHONY: help setup setup-dev demo lock generate test check lint sim golden
+docs: $(VENV)/dev ## write the generated pages of docs/ again
+	@$(BIN)/python -m docs.generate
+
+contracts: $(VENV)/dev ## after a contract has landed: what `buf breaking` compares with from now on
+	@$(BIN)/buf build -o proto/image.binpb
+
+bench: $(VENV)/dev ## the figures of docs/validation.md, measured on this machine (about 6 min)
+	@$(BIN)/python -m bench.figures
+
+.PHONY: help setup setup-dev demo lock generate test check lint sim golden docs contracts bench

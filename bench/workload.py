@@ -86,7 +86,7 @@ class Bodies:
     def __init__(self, protocol: Protocol, run: str, batch: int) -> None:
         self._run = run
         self._batch = batch
-        dice = random.Random(7)  # noqa: S311
+        dice = random.Random(7)  # noqa: S311  # load, not secrets
         shapes = [_shape(dice, number) for number in range(_SHAPES)]
         self.make: Callable[[int, Micros], bytes]
         if protocol == "http":

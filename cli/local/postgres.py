@@ -159,7 +159,7 @@ class Postgres:
             argv = [programs / "initdb", "-D", data, "-U", SUPERUSER, "--auth=scram-sha-256", f"--pwfile={secret}"]
             argv += ["--locale=C.UTF-8", "--encoding=UTF8", "--no-instructions"]
             who = {} if user is None else {"user": user.uid, "group": user.gid, "extra_groups": []}
-            done = subprocess.run(argv, env=self.env(), cwd="/", capture_output=True, text=True, timeout=120, **who)  # type: ignore[call-overload]
+            done = subprocess.run(argv, env=self.env(), cwd="/", capture_output=True, text=True, timeout=120, **who)  # type: ignore[call-overload]  # `who` is user and group, or nothing
         finally:
             secret.unlink(missing_ok=True)
         if done.returncode != 0:

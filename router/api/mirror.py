@@ -44,7 +44,7 @@ class Mirror:
                 self._moved = asyncio.Event()
             return self.table
 
-    async def wait_beyond(self, revision: int) -> Table:
+    async def wait_until_beyond(self, revision: int) -> Table:
         """Returns once the table is not at `revision` (any more)."""
         while self.table.revision == revision:
             await self._moved.wait()

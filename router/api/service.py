@@ -124,7 +124,7 @@ class RouterService(routing_pb2_grpc.RouterServiceServicer):
                     for step in await self._steps(at, table):
                         yield step.signed
                         at = step.revision
-                table = await self._mirror.wait_beyond(at)
+                table = await self._mirror.wait_until_beyond(at)
         finally:
             self._watching(-1)
 

@@ -17,7 +17,7 @@ from router.placement.postgres import PostgresStore, open_store
 from router.placement.store import Store
 from router.placement.table import Credential, Table, Topology, Update
 from tests.support.postgres import Databases, databases
-from tests.support.test_router_words import EU, ZONES, cell, source, tenant
+from tests.support.router_words import EU, ZONES, cell, source, tenant
 
 TOPOLOGY = Topology((cell("a1"), cell("b1", 7_100, 2.0)), tuple(sorted(ZONES.items())))
 ONE = TenantId("one")

@@ -15,7 +15,7 @@ from kernel.errors import Failure, Reason
 from kernel.ids import TenantId
 from kernel.limits import IDENTITY_NODES_MAX
 from tests.support.processes import eventually
-from tests.support.test_storage_room import ACME, CELL, EVER, GLOBEX, NOW, Room, effects, memory_room, postgres_room, room, row
+from tests.support.storage_room import ACME, CELL, EVER, GLOBEX, NOW, Room, effects, memory_room, postgres_room, room, row
 
 __all__ = ["memory_room", "postgres_room", "room"]
 

@@ -79,7 +79,7 @@ class Machine:
         head = {"authorization": f"Basic {base64.b64encode(f'{key}:'.encode()).decode()}", "content-type": "application/json"}
         url = f"http://127.0.0.1:{ports['zone/eu']}/v1/batch"
         request = urllib.request.Request(url, json.dumps({"batch": batch}).encode(), head)
-        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310  # http://127.0.0.1, made here
             decoded: dict[str, object] = json.load(answer)
             return decoded
 

@@ -83,7 +83,7 @@ def traceparent() -> tuple[str, str, str]:
 
 
 async def test_a_requests_trace_leads_from_the_client_to_the_apply(room: Room) -> None:
-    """Law: edge and ingest are one trace below the client's span; the range that carries the record links to the ingest span;
+    """Law: edge, ingest and the append are one trace below the client's span; the range that carries the record links to the ingest span;
     the apply is a child of the range."""
     header, trace, span = traceparent()
     answer = await room.running.ask("POST", "eu", "/v1/track", room.shop.write_key, event("traced-1"), {"traceparent": header})
@@ -92,6 +92,9 @@ async def test_a_requests_trace_leads_from_the_client_to_the_apply(room: Room) -
     edge = await room.parent(ingest)
     assert (edge.service, edge.trace, edge.parent) == ("edge", trace, span)
     assert (ingest.service, ingest.attributes["dataflow.tenant"]) == ("cell-all", "shop")
+
+    append = await room.span("log.append", trace)
+    assert (append.parent, append.service) == (ingest.id, "cell-all")
 
     def linked() -> list[Told]:
         return [told for told in room.collector.named("process") if (trace, ingest.id) in told.links]

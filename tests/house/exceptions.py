@@ -39,27 +39,12 @@ EXCUSED: Final = (
     Excused("durable", "tests/integration/test_local_postgres.py", "fsync", "the test that it cannot be switched off"),
     Excused("narrow_excepts", "cells/defects.py", "Exception", "the outermost shell: a defect is told to the operator, then answered"),
     Excused("frozen_words", "kernel/metrics.py", "MemoryMeter", "a fake of the meter, for tests and the simulation; it crosses nothing"),
-    Excused("waits_name_their_state", "router/api/mirror.py", "wait_beyond", "waits for a revision, not for a state; to be renamed"),
-    Excused("reasoned_ignores", "bench/workload.py", "silences", "a seeded generator of loads; S311 says so itself"),
-    *(
-        Excused("reasoned_ignores", path, "silences", "said nothing of why when the rule came; the owner of the file knows")
-        for path in (
-            "cli/local/postgres.py",
-            "tests/e2e/test_local_fleet.py",
-            "tests/integration/test_edge_envoy.py",
-            "tests/integration/test_router_api.py",
-            "tests/unit/test_router_table.py",
-        )
-    ),
 )
-ENTRIES_MAX: Final = 20
+ENTRIES_MAX: Final = 13
 
 
 # Searches of `test_texts`: name -> file -> reason.
-_SERVER: Final = "the folder of wheels that pip-compile was given; goes with the next `make lock` (--no-emit-find-links)"
-EXCUSED_TEXTS: Final[dict[str, dict[str, str]]] = {
-    "machine-path": {f"locks/{name}.txt": _SERVER for name in ("1-xds", "2-runtime", "3-dev")},
-}
+EXCUSED_TEXTS: Final[dict[str, dict[str, str]]] = {}
 
 
 def unexcused(findings: list[Finding]) -> list[Finding]:

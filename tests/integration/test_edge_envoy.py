@@ -23,9 +23,9 @@ from kernel.process.journal import Signer
 from router import metrics
 from router.placement.decide import Routed, decide
 from router.xds.snapshot import RDS, Snapshot, resource
+from tests.support.edge_room import Agent, Directory, Http, Ports, TinyCell, agent, directory, envoy, http_client, tiny_cell
 from tests.support.envoy import Envoy
 from tests.support.processes import eventually, free_port
-from tests.support.test_edge_room import Agent, Directory, Http, Ports, TinyCell, agent, directory, envoy, http_client, tiny_cell
 
 pytestmark = pytest.mark.envoy
 SIGNER = Signer(bytes(range(32)))
@@ -225,8 +225,8 @@ async def test_a_lost_cell_is_unavailable_and_a_shed_request_is_not_repeated(roo
     assert (shed.status_code, shed.headers["retry-after"], shed.json()["code"]) == (429, "2", "OVERLOADED")
     assert sum(after[k] - before[k] for k in after if "/http" in k) == 1
     dead = replace(room.cells[0].endpoint, grpc_address=f"127.0.0.1:{free_port()}", http_address=f"127.0.0.1:{free_port()}")
-    topology = replace(room.directory.mirror.table.whole().topology, cells=(dead, room.cells[1].endpoint))  # type: ignore[type-var]
-    await room.directory.store.adopt(topology)  # type: ignore[arg-type]
+    topology = replace(room.directory.mirror.table.whole().topology, cells=(dead, room.cells[1].endpoint))  # type: ignore[type-var]  # a whole update has a topology
+    await room.directory.store.adopt(topology)  # type: ignore[arg-type]  # likewise
     await room.directory.mirror.refresh()
     await room.live()
 

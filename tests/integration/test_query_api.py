@@ -33,7 +33,7 @@ from kernel.effects import Applied, Apply, DeadLetter, Duplicate, Fenced, HeldRe
 from kernel.epoch import Claim, Epoch
 from kernel.errors import Failure, Reason
 from kernel.ids import TenantId
-from tests.support.test_storage_room import ACME, CELL, GLOBEX, NOW, Room, effects, postgres_room, row
+from tests.support.storage_room import ACME, CELL, GLOBEX, NOW, Room, effects, postgres_room, row
 
 __all__ = ["postgres_room"]
 

@@ -19,9 +19,9 @@ from kernel.process.journal import FileJournal, Signer
 from router.api import service
 from router.placement import codec
 from router.placement.table import Table, Topology, empty
+from tests.support.edge_room import EU, FOLLOWER, OPERATOR, Directory, TinyCell, directory
 from tests.support.processes import eventually
-from tests.support.test_edge_room import EU, FOLLOWER, OPERATOR, Directory, TinyCell, directory
-from tests.support.test_router_words import cell, tenant
+from tests.support.router_words import cell, tenant
 
 SIGNER = Signer(b"d" * 32)
 CELLS = [TinyCell(cell("a1")), TinyCell(cell("b1", 7_100))]
@@ -162,7 +162,7 @@ async def test_watchers_too_far_behind_or_ahead_get_a_whole_map(served: Director
     await eventually(lambda: behind.table.revision == ahead.table.revision == 5, "whole maps arrive")
     assert [u.from_revision for u in behind.updates + ahead.updates] == [0, 0]
     cells = (cell("a1", 7_500), CELLS[1].endpoint)
-    await served.store.adopt(Topology(cells, (("eu", "http://eu.test"),)))  # type: ignore[arg-type]
+    await served.store.adopt(Topology(cells, (("eu", "http://eu.test"),)))  # type: ignore[arg-type]  # plain text stands for a zone
     await served.mirror.refresh()
     await eventually(lambda: behind.table.revision == 6, "the topology arrives")
     assert behind.updates[-1].from_revision == 0

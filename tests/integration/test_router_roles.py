@@ -17,10 +17,10 @@ import pytest
 from dataflow.routing.v1 import routing_pb2 as pb
 from dataflow.routing.v1 import routing_pb2_grpc
 from kernel.process.journal import Signer
+from tests.support.edge_room import TinyCell, http_client, tiny_cell
 from tests.support.envoy import Envoy
 from tests.support.postgres import Databases
 from tests.support.processes import eventually, free_port
-from tests.support.test_edge_room import TinyCell, http_client, tiny_cell
 
 pytestmark = [pytest.mark.envoy, pytest.mark.postgres]
 SEED = bytes(range(32))

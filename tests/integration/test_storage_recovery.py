@@ -17,7 +17,7 @@ from kernel.metrics import MemoryMeter
 from tests.support.clock import ManualClock
 from tests.support.postgres import temporary_folder
 from tests.support.processes import eventually, free_port
-from tests.support.test_storage_room import ACME, NOW, PASSWORDS, Room, effects, own_both, row
+from tests.support.storage_room import ACME, NOW, PASSWORDS, Room, effects, own_both, row
 
 pytestmark = pytest.mark.postgres
 

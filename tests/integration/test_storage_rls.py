@@ -12,7 +12,7 @@ from cells.storage.postgres_provision import Dsns, provision
 from cells.storage.sql import Migration, migrations
 from kernel.effects import IdentityClaim, TraitClaim
 from tests.support.postgres import Databases
-from tests.support.test_storage_room import ACME, GLOBEX, NOW, PASSWORDS, Room, effects, postgres_room, row
+from tests.support.storage_room import ACME, GLOBEX, NOW, PASSWORDS, Room, effects, postgres_room, row
 
 __all__ = ["postgres_room"]
 

@@ -20,7 +20,7 @@ from router.xds.listener import Listen
 from router.xds.lower import SLUG_PREFIX
 from router.xds.render import lookup, routes_name
 from router.xds.snapshot import CDS, EDS, RDS, SRDS, Snapshot, consistent, references
-from tests.support.test_router_words import EU, cell, tables, tenant
+from tests.support.router_words import EU, cell, tables, tenant
 
 LISTEN = Listen("127.0.0.1", 8_080)
 NAMES = [TenantId(f"tenant-{number}") for number in range(400)]

@@ -12,7 +12,7 @@ from kernel.clock import DAY, Micros
 from kernel.effects import Applied, EventRow
 from kernel.metrics import MemoryMeter
 from tests.support.clock import ManualClock
-from tests.support.test_storage_room import ACME, GLOBEX, NOW, Room, effects, own_both, row
+from tests.support.storage_room import ACME, GLOBEX, NOW, Room, effects, own_both, row
 
 events = st.builds(
     row,

@@ -25,9 +25,9 @@ from router.placement import codec
 from router.placement.table import Update
 from router.xds.listener import Listen
 from router.xds.snapshot import Snapshot
+from tests.support.edge_room import QuietLog
 from tests.support.processes import eventually
-from tests.support.test_edge_room import QuietLog
-from tests.support.test_router_words import EU, cell, source, table, tenant
+from tests.support.router_words import EU, cell, source, table, tenant
 
 SIGNER, STRANGER = Signer(b"s" * 32), Signer(b"x" * 32)
 TABLE = table(5, tuple(tenant(f"t{n}", "a1", 1, source(f"web{n}", f"k{n}")) for n in range(3)), (cell("a1"), cell("b1", 7_100)))

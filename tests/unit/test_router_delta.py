@@ -10,7 +10,7 @@ from router.xds.compile import Compiled, compile_change, compile_whole
 from router.xds.delta import Acked, Nacked, Request, Response, Stream
 from router.xds.listener import Listen
 from router.xds.snapshot import CDS, EDS, LDS, RDS, SRDS, Snapshot
-from tests.support.test_router_words import EU, cell, source, table, tenant
+from tests.support.router_words import EU, cell, source, table, tenant
 
 LISTEN = Listen("127.0.0.1", 8_080)
 CELLS = (cell("a1"), cell("b1", 7_100))

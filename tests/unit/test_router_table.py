@@ -11,7 +11,7 @@ from kernel.ids import CellId, TenantId, ZoneName
 from router.placement.decide import Health, Refused, Routed, decide
 from router.placement.place import place
 from router.placement.table import Table, Topology, Update, empty
-from tests.support.test_router_words import EU, ZONES, cell, table, tenant
+from tests.support.router_words import EU, ZONES, cell, table, tenant
 
 CELLS = (cell("a1"), cell("b1", 7_100))
 TOPOLOGY = Topology(CELLS, tuple(ZONES.items()))
@@ -19,7 +19,7 @@ HELD = table(7, tuple(tenant(f"t{number}") for number in range(30)), CELLS)
 
 
 def change(start: int, end: int, *tenants: object) -> Update:
-    return Update(EU, start, end, tenants)  # type: ignore[arg-type]
+    return Update(EU, start, end, tenants)  # type: ignore[arg-type]  # plain text stands for a zone
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from router.xds.compile import compile_whole
 from router.xds.listener import Listen
 from router.xds.render import routes_name
 from router.xds.snapshot import CDS, EDS, LDS, RDS, SRDS
-from tests.support.test_router_words import EU, cell, source, table, tenant
+from tests.support.router_words import EU, cell, source, table, tenant
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "router_edge"
 KINDS: dict[str, tuple[str, Any]] = {
