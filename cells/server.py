@@ -77,6 +77,7 @@ class HttpServer:
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,  # nobody asks for the client's address
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             limit_concurrency=_CONNECTIONS_MAX,
             timeout_graceful_shutdown=10,
