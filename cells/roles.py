@@ -52,6 +52,7 @@ def add_ingest(process: Process, log: EventLog) -> None:
         process.meter,
         lambda: uuid.uuid4().hex,
         Inflight(process.config.inflight_bytes_max),
+        process.spans,
     )
     process.routes.extend(IngestHttp(acceptor, lambda: process.follower.current, process.clock, process.spans).routes())
     servicer = IngestGrpc(acceptor, lambda: process.follower.current, process.clock, process.spans)

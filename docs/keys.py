@@ -38,7 +38,7 @@ MEANINGS: Final[dict[str, str]] = {
     "region": "the region that the process stands in",
     "signing_key_file": "file with the zone's Ed25519 private key, 32 bytes in hex",
     "storage_address": "`host:port` of the storage role, for a separate processing role",
-    "trace_percent": "share of requests without a trace of their own for which Envoy begins one, 0 to 100",
+    "trace_percent": "how many of a hundred requests leave spans, at the edge and in the cell; a trace id goes on whether or not",
     "xds_address": "where Envoy asks for its configuration, on loopback",
     "zone": "the residency zone that the process belongs to",
     "zones_file": "JSON object from each zone to its public URL",

@@ -20,6 +20,7 @@ from cells.ingest import metrics, quota
 from cells.ingest.admit import admit
 from cells.ingest.authenticate import Sender
 from cells.ingest.verdict import Admitted, Rejected, Repeated
+from cells.tracing import OFF, Spans
 from kernel import limits
 from kernel.clock import Clock, Micros
 from kernel.epoch import Epoch, Stamp, door_one
@@ -73,7 +74,14 @@ class Acceptor:
     """Shared by the shells of one process."""
 
     def __init__(
-        self, cell: CellId, log: EventLog, clock: Clock, meter: Meter, new_message_id: Callable[[], str], inflight: Inflight | None = None
+        self,
+        cell: CellId,
+        log: EventLog,
+        clock: Clock,
+        meter: Meter,
+        new_message_id: Callable[[], str],
+        inflight: Inflight | None = None,
+        spans: Spans = OFF,
     ) -> None:
         self._cell = cell
         self._log = log
@@ -81,6 +89,7 @@ class Acceptor:
         self._meter = meter
         self._new_message_id = new_message_id
         self._inflight = inflight or Inflight()
+        self._spans = spans
         self._buckets: OrderedDict[TenantId, quota.Bucket] = OrderedDict()
         self._busy = 0
         self._idle = asyncio.Event()
@@ -172,12 +181,14 @@ class Acceptor:
                 groups[partition_of(tenant.name, user, spread, self._log.partitions)].append(envelope)
         started, now = self._clock.monotonic(), self._clock.now()
         records = [(partition, _record(sender, self._cell, tenant.epoch, now, batch, envelopes)) for partition, envelopes in groups.items()]
-        outcomes = await asyncio.gather(
-            *(self._log.append(partition, record, deadline) for partition, record in records), return_exceptions=True
-        )
-        for outcome in outcomes:
-            if isinstance(outcome, BaseException):
-                raise outcome
+        with self._spans.start("log.append") as span:
+            span.note("records", len(records))
+            outcomes = await asyncio.gather(
+                *(self._log.append(partition, record, deadline) for partition, record in records), return_exceptions=True
+            )
+            for outcome in outcomes:
+                if isinstance(outcome, BaseException):
+                    raise outcome
         self._meter.observe(metrics.APPEND_SECONDS, self._clock.monotonic() - started)
 
     def _count(self, tenant: TenantId, admitted: Admitted) -> None:
