@@ -24,6 +24,7 @@ def source(edge: Edge) -> str:
         "FOREIGN": "{" + ",".join(f"[{_quote(zone)}]={_table(answer)}" for zone, answer in foreign.items()) + "}",
         "ELSEWHERE": _table(_answer(Reason.FOREIGN_ZONE, Reason.FOREIGN_ZONE.spec.http)),
         "NO_CREDENTIAL": _table(_answer(Reason.NO_CREDENTIAL, Reason.NO_CREDENTIAL.spec.http)),
+        "NO_ROUTE": _table(_answer(Reason.NO_ROUTE, Reason.NO_ROUTE.spec.http)),
     }
     head = "\n".join(f"local {name} = {value}" for name, value in values.items())
     return "\n".join([(_HERE / "sha256.lua").read_text(), head, (_HERE / "edge.lua").read_text()])

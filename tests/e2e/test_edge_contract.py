@@ -189,6 +189,32 @@ async def test_a_foreign_key_is_told_where_to_go(room: Room) -> None:
     await room.running.wait_until_stored(room.foreign, ["at-home"])
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/metrics",
+        "/readyz",
+        "/livez",
+        "/openapi.yaml",
+        "/",
+        "/v2/track",
+        "/v1/../metrics",
+        "/v1/%2e%2e/metrics",
+        "/v1/..%2fmetrics",
+        "//metrics",
+    ],
+)
+async def test_a_cells_own_pages_are_not_public(room: Room, path: str) -> None:
+    """Law: through the edge a key leads to the API and nowhere else: metrics speak of all tenants."""
+    _, port = room.running.fleet.access.zone_address("eu").split(":")
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(port))
+    writer.write(f"GET {path} HTTP/1.1\r\nhost: x\r\nx-api-key: {room.shop.write_key}\r\nconnection: close\r\n\r\n".encode())
+    answer = await reader.read()
+    writer.transport.abort()
+    assert answer.startswith(b"HTTP/1.1 404")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["code"] == "NO_ROUTE"
+
+
 async def test_slow_headers_are_cut(room: Room) -> None:
     """Law: a client that does not finish its headers is answered 408 and loses its connection; others do not notice."""
     connections = [await connect(room.running) for _ in range(20)]
