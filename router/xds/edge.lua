@@ -1,6 +1,7 @@
 -- Finds a request's credential, refuses what the headers alone forbid, and names the entry of the route table to look up.
 -- Raw keys go no further than this filter and the cell. Generated in front of this file: sha256, and the values ZONE (string),
--- FOREIGN (zone -> {location, body, message, details}), ELSEWHERE, NO_CREDENTIAL, NO_ROUTE ({status, grpc, body, message, details}).
+-- FOREIGN (zone -> {location, body, message, details}), ELSEWHERE, NO_CREDENTIAL, NO_ROUTE ({status, grpc, body, message, details}),
+-- SERVICES (the paths in front of the public gRPC services' methods).
 local KEY_CHARS_MAX = 512
 local ZONE_CHARS_MAX = 15
 
@@ -80,13 +81,21 @@ local function refuse(handle, grpc, answer, location)
   handle:respond(headers, answer.body)
 end
 
+-- Of a cell's ports the API alone is public: not metrics and probes, which speak of all tenants, and no service of the cell's own.
+local function is_public(path, grpc)
+  if not grpc then return path:find("^/v1/") or path:find("^/s/[^/]+/v1/") or path:find("^/openapi%.yaml$") end
+  for _, prefix in ipairs(SERVICES) do
+    if path:sub(1, #prefix) == prefix then return true end
+  end
+  return false
+end
+
 function envoy_on_request(handle)
   local headers = handle:headers()
   local path = headers:get(":path") or ""
   if path == "/healthz" then return end
   local grpc = (headers:get("content-type") or ""):sub(1, 16) == "application/grpc"
-  -- Of a cell's HTTP port the API alone is public: not its metrics and probes, which speak of all tenants.
-  if not grpc and not path:find("^/v1/") and not path:find("^/s/[^/]+/v1/") then return refuse(handle, grpc, NO_ROUTE) end
+  if not is_public(path, grpc) then return refuse(handle, grpc, NO_ROUTE) end
   local text, zone = credential(headers)
   if not text then return refuse(handle, grpc, NO_CREDENTIAL) end
   if zone and zone ~= ZONE then

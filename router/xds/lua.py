@@ -14,6 +14,7 @@ _HERE: Final = Path(__file__).parent
 # The very first scope is chosen before early header mutation, so the route that was cached then must be forgotten before `cors`.
 CLEAR_ROUTE_CACHE: Final = "function envoy_on_request(handle) handle:clearRouteCache() end"
 _FOREIGN_STATUS: Final = 307
+_SERVICES: Final = ("/dataflow.ingest.v1.IngestService/", "/dataflow.storage.v1.QueryService/")
 
 
 def source(edge: Edge) -> str:
@@ -25,6 +26,7 @@ def source(edge: Edge) -> str:
         "ELSEWHERE": _table(_answer(Reason.FOREIGN_ZONE, Reason.FOREIGN_ZONE.spec.http)),
         "NO_CREDENTIAL": _table(_answer(Reason.NO_CREDENTIAL, Reason.NO_CREDENTIAL.spec.http)),
         "NO_ROUTE": _table(_answer(Reason.NO_ROUTE, Reason.NO_ROUTE.spec.http)),
+        "SERVICES": "{" + ",".join(_quote(prefix) for prefix in _SERVICES) + "}",
     }
     head = "\n".join(f"local {name} = {value}" for name, value in values.items())
     return "\n".join([(_HERE / "sha256.lua").read_text(), head, (_HERE / "edge.lua").read_text()])

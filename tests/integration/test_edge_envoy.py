@@ -23,13 +23,12 @@ from kernel.process.journal import Signer
 from router import metrics
 from router.placement.decide import Routed, decide
 from router.xds.snapshot import RDS, Snapshot, resource
-from tests.support.edge_room import Agent, Directory, Http, Ports, TinyCell, agent, directory, envoy, http_client, tiny_cell
+from tests.support.edge_room import SAY, Agent, Directory, Http, Ports, TinyCell, agent, directory, envoy, http_client, tiny_cell
 from tests.support.envoy import Envoy
 from tests.support.processes import eventually, free_port
 
 pytestmark = pytest.mark.envoy
 SIGNER = Signer(bytes(range(32)))
-SAY = "/dataflow.test.Echo/Say"
 
 
 @dataclass
@@ -49,16 +48,16 @@ class Room:
         """Waits until Envoy has taken the directory's present revision."""
         await eventually(lambda: self.agent.ads.status.taken_revision == self.directory.mirror.table.revision, "Envoy takes the revision")
 
-    async def say(self, **metadata: str) -> dict[str, Any]:
+    async def say(self, method: str = SAY, **metadata: str) -> dict[str, Any]:
         """One gRPC call through the edge; the cell's echo."""
-        call: Any = self.channel.unary_unary(SAY)
+        call: Any = self.channel.unary_unary(method)
         answer = await call(b"", metadata=tuple((k.replace("_", "-"), v) for k, v in metadata.items()), timeout=5)
         return dict(json.loads(answer))
 
-    async def refusal(self, **metadata: str) -> tuple[grpc.StatusCode, str, grpc.aio.AioRpcError]:
+    async def refusal(self, method: str = SAY, **metadata: str) -> tuple[grpc.StatusCode, str, grpc.aio.AioRpcError]:
         """The status and the ErrorInfo's reason of a call that the edge refuses."""
         with pytest.raises(grpc.aio.AioRpcError) as raised:
-            await self.say(**metadata)
+            await self.say(method, **metadata)
         status = rpc_status.from_call(cast("Any", raised.value))
         info = error_details_pb2.ErrorInfo()
         assert status is not None
@@ -169,6 +168,35 @@ async def test_the_edge_refuses_in_one_shape(room: Room) -> None:
         assert answer.headers["content-type"] == "application/json"
         assert answer.headers["x-request-id"]
         assert (await room.refusal(x_api_key=key))[:2] == (code, reason)
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/readyz", "/livez", "/v1", "/v2/batch", "/s/x/metrics", "/", "/openapi.yaml.gz"])
+async def test_of_a_cells_pages_the_api_alone_is_public(room: Room, path: str) -> None:
+    """Law: a valid key leads to the API and its description; every other page of the cell is not there."""
+    key = {"x-api-key": room.keys["acme"]}
+    for public in ("/v1/batch", f"/s/{room.slugs['acme']}/v1/batch", "/openapi.yaml"):
+        assert (await room.http.get(public, headers=key)).status_code == 200
+    answer = await room.http.get(path, headers=key)
+    assert (answer.status_code, answer.json()["code"]) == (404, "NO_ROUTE")
+    assert answer.headers["content-type"] == "application/json"
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "/dataflow.storage.v1.StorageService/Apply",
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        "/grpc.health.v1.Health/Check",
+        "/dataflow.ingest.v1.IngestService/../../dataflow.storage.v1.StorageService/Apply",
+        "/v1/batch",
+    ],
+)
+async def test_of_a_cells_services_ingest_and_query_alone_are_public(room: Room, method: str) -> None:
+    """Law: a valid key calls the two public services; every other service of the cell is not there."""
+    key = room.keys["acme"]
+    assert (await room.say("/dataflow.storage.v1.QueryService/ListEvents", x_api_key=key))["cell"]
+    assert (await room.refusal(method, x_api_key=key))[:2] == (grpc.StatusCode.NOT_FOUND, "NO_ROUTE")
 
 
 async def test_foreign_keys_are_told_where_to_go(room: Room) -> None:
