@@ -14,8 +14,9 @@ from cells.ingest.api_grpc import IngestGrpc
 from cells.ingest.api_http import IngestHttp
 from cells.ingest.authenticate import authenticate_reader, key_of_headers
 from cells.process import Process
-from cells.processing.consumer import Consumer, Wiring, report_lag
+from cells.processing.consumer import Consumer, report_lag
 from cells.processing.locate import locate
+from cells.processing.partition import Wiring
 from cells.processing.store import Applier
 from cells.storage.api_client import GrpcStore
 from cells.storage.api_grpc import QueryGrpc, StorageGrpc
@@ -40,6 +41,7 @@ async def open_log(process: Process) -> EventLog:
     """The cell's event log."""
     log = await open_postgres(process.config.log_dsn, process.clock, process.config.log_bytes_max)
     process.stack.push_async_callback(log.close)
+    process.tasks["event log"] = log.supervise
     return log
 
 

@@ -16,6 +16,8 @@ MESSAGE_ID_CHARS_MAX: Final = 100
 ID_CHARS_MAX: Final = 512
 NAME_CHARS_MAX: Final = 512
 NESTING_MAX: Final = 100
+TRAITS_PER_EVENT_MAX: Final = 255
+TRAIT_NAME_CHARS_MAX: Final = 128
 BODY_READ_SECONDS: Final = 15.0
 RETRY_AFTER_SECONDS_MAX: Final = 300
 
@@ -45,6 +47,11 @@ SEEN_WINDOW_DAYS: Final = 2
 CLOCK_SKEW_AHEAD_SECONDS: Final = 24 * 3_600
 APPLY_SECONDS_MAX: Final = 30.0
 APPLY_BYTES_MAX: Final = 256 * KIB * KIB
+APPLY_CLAIMS_MAX: Final = 20_000
+APPLY_FOLD_BYTES_MAX: Final = 16 * KIB * KIB
+FENCE_PATIENCE_SECONDS: Final = 5.0
+HELD_RECHECK_SECONDS: Final = 30.0
+INDEX_ROW_BYTES_MAX: Final = 2_704
 IDENTITY_NODES_MAX: Final = 200
 
 # Query.
@@ -71,4 +78,5 @@ assert BATCH_BYTES_HARD_MAX < RECORD_BYTES_MAX, "a whole batch fits one record, 
 assert RECORD_BYTES_MAX <= APPEND_QUEUE_BYTES_MAX, "the queue takes the largest record"
 assert BATCH_EVENTS_MAX <= APPLY_EVENTS_MAX, "one record fits one apply"
 assert 2 * APPLY_EVENTS_MAX * EVENT_BYTES_MAX <= APPLY_BYTES_MAX, "one apply fits one message: payloads, and traits taken from them"
+assert 63 + 2 + 4 * ID_CHARS_MAX + 4 * TRAIT_NAME_CHARS_MAX + 32 <= INDEX_ROW_BYTES_MAX, "tenant, node and trait name fit an index row"
 assert PAGE_EVENTS_DEFAULT <= PAGE_EVENTS_MAX

@@ -7,6 +7,7 @@ is synchronous; an append returns after it. Within this process readers are woke
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections import deque
 from pathlib import Path
@@ -78,6 +79,7 @@ class PostgresLog:
             raise Failure(Reason.RECORD_TOO_LARGE)
         if self._size > self._bytes_max:
             raise Failure(Reason.LOG_FULL, retry_after_seconds=10)
+        self._size += len(record.body)
         waiting = self._appenders[partition].offer(record)
         try:
             async with asyncio.timeout(max(0.0, deadline - self._clock.monotonic())):
@@ -128,6 +130,13 @@ class PostgresLog:
     async def join(self, group: str, member: str) -> Membership:
         """A membership that lives as long as its own connection."""
         return PostgresMembership(self._dsn, _SQL["members"], group, self.partitions)
+
+    async def supervise(self) -> None:
+        """Runs as long as the log's own tasks do; raises what ended one of them, which is a defect."""
+        tasks = [self._janitor, *(appender.task for appender in self._appenders)]
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        for task in done:
+            task.result()
 
     async def close(self) -> None:
         """Ends the appenders after what they hold, then the pool."""
@@ -180,10 +189,9 @@ class PostgresLog:
 
     async def _watch_size(self) -> None:
         while True:
-            try:
+            # When it cannot be read the last size stands, and what is appended meanwhile is added to it.
+            with contextlib.suppress(Failure):
                 self._size = await self.size_bytes()
-            except Failure:
-                self._size = 0
             await self._clock.sleep(_SIZE_SECONDS)
 
 
@@ -198,7 +206,7 @@ class _Appender:
         self._wake = asyncio.Event()
         self._stopping = False
         self.arrived = asyncio.Event()
-        self._task = asyncio.create_task(self._run(), name=f"eventlog-appender-{partition}")
+        self.task = asyncio.create_task(self._run(), name=f"eventlog-appender-{partition}")
 
     def offer(self, record: Record) -> asyncio.Future[int]:
         if self._stopping or self._bytes + len(record.body) > limits.APPEND_QUEUE_BYTES_MAX:
@@ -212,7 +220,7 @@ class _Appender:
     async def stop(self) -> None:
         self._stopping = True
         self._wake.set()
-        await self._task
+        await self.task
 
     async def _run(self) -> None:
         while True:

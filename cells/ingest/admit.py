@@ -113,6 +113,8 @@ def _checked(item: bytes, event: _Event, message_id: str) -> Envelope:
     name = _text("event", event.event if event.type == "track" else event.name, limits.NAME_CHARS_MAX)
     if user_id is None and anonymous_id is None:
         raise _Refusal(Reason.MISSING_ID)
+    if event.type == "identify" and event.traits:
+        _check_traits(event.traits)
     required = {"alias": ("previousId", previous_id), "group": ("groupId", group_id), "track": ("event", name)}.get(event.type)
     if required is not None and required[1] is None:
         raise _Refusal(Reason.MISSING_FIELD, required[0])
@@ -128,6 +130,14 @@ def _checked(item: bytes, event: _Event, message_id: str) -> Envelope:
         previous_id=previous_id,
         original_at=_instant(event),
     )
+
+
+def _check_traits(traits: dict[str, msgspec.Raw]) -> None:
+    """Each trait becomes a row of its own: their number and the length of their names are bounded."""
+    if len(traits) > limits.TRAITS_PER_EVENT_MAX:
+        raise _Refusal(Reason.INVALID_FIELD, f"traits holds more than {limits.TRAITS_PER_EVENT_MAX} members")
+    for name in traits:
+        _text("the name of a trait", name, limits.TRAIT_NAME_CHARS_MAX)
 
 
 def _text(field: str, value: Text, chars_max: int) -> str | None:
@@ -166,7 +176,8 @@ def nesting(text: bytes) -> int:
     return deepest
 
 
-_TOKENS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\]]', re.DOTALL)
+# A string that nobody closes reaches to the end: the scan stays linear whatever the text.
+_TOKENS: Final = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[{}\[\]]', re.DOTALL)
 
 
 def _refuse_lone_surrogates(item: bytes) -> None:

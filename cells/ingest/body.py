@@ -42,12 +42,19 @@ async def _read_plain(chunks: AsyncIterator[bytes], bytes_max: int) -> bytes:
 async def _read_gzip(chunks: AsyncIterator[bytes], bytes_max: int) -> bytes:
     inflater = zlib.decompressobj(_GZIP_WINDOW)
     data = bytearray()
+    received = 0
     try:
         async for chunk in chunks:
+            received += len(chunk)
+            _bound(received, bytes_max)
+            if chunk and inflater.eof:
+                raise Failure(Reason.MALFORMED_BODY, "bytes follow the gzip stream")
             data += inflater.decompress(chunk, bytes_max + 1 - len(data))
             _bound(len(data) + (1 if inflater.unconsumed_tail else 0), bytes_max)
     except zlib.error as error:
         raise Failure(Reason.MALFORMED_BODY, "the gzip stream is damaged") from error
+    if inflater.unused_data:
+        raise Failure(Reason.MALFORMED_BODY, "bytes follow the gzip stream")
     if not inflater.eof:
         raise Failure(Reason.MALFORMED_BODY, "the gzip stream is cut off")
     return bytes(data)

@@ -37,7 +37,8 @@ class _Frame(msgspec.Struct, rename="camel"):
 _frame: Final = msgspec.json.Decoder(_Frame)
 _object: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _text: Final = msgspec.json.Decoder(str)
-_TOKEN: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s"{}\[\],:]+', re.DOTALL)
+# A string that nobody closes reaches to the end: the scan stays linear whatever the text.
+_TOKEN: Final = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[{}\[\],:]|[^\s"{}\[\],:]++', re.DOTALL)
 _OPEN, _CLOSE = frozenset((b"{", b"[")), frozenset((b"}", b"]"))
 
 

@@ -145,10 +145,10 @@ class PostgresStore:
                     await connection.execute("ROLLBACK")
                     self._known = _Known()
                     await self._learn_homes(connection)
-                except asyncpg.DataError as error:
-                    raise ValueError(
-                        "a row holds text that PostgreSQL cannot keep: a NUL character or a payload that is not JSON"
-                    ) from error
+                except (asyncpg.DataError, asyncpg.ProgramLimitExceededError) as error:
+                    raise ValueError("a row that can never be kept: text with a NUL, a payload that is no JSON, a key too long") from error
+                except asyncpg.PostgresError as error:
+                    raise Failure(Reason.STORE_UNAVAILABLE, type(error).__name__) from error
         raise Failure(Reason.STORE_UNAVAILABLE, "schemas or day partitions keep changing")
 
     async def _transact(self, connection: Connection, apply: Apply, counted: tally.Tally) -> Outcome:

@@ -336,3 +336,18 @@ async def test_a_member_whose_connection_dies_loses_its_partitions_and_joins_aga
     await first.leave()
     await second.leave()
     await log.close()
+
+
+@pytest.mark.postgres
+async def test_two_logs_of_one_server_do_not_share_their_members(postgres: Databases) -> None:
+    """Each in its own database: both sole members get every partition."""
+    logs = []
+    for dsn in (postgres.admin_dsn, await postgres.create()):
+        await provision(dsn, "df_log", "secret", 4)
+        logs.append(await open_log(dsn, SystemClock()))
+    members = [await log.join("g", "m") for log in logs]
+    assert [await member.assignment() for member in members] == [frozenset(range(4))] * 2
+    assert [await member.assignment() for member in members] == [frozenset(range(4))] * 2
+    for member, log in zip(members, logs, strict=True):
+        await member.leave()
+        await log.close()

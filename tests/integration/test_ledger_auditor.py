@@ -7,7 +7,7 @@ import pytest
 
 from cells.eventlog.postgres import PostgresLog, open_log
 from cells.eventlog.postgres import provision as provision_log
-from cells.processing.consumer import PartitionLoop, Wiring
+from cells.processing.partition import PartitionLoop, Wiring
 from cells.storage.postgres_apply import PostgresStore
 from cells.storage.postgres_provision import Passwords
 from cells.storage.postgres_provision import provision as provision_store

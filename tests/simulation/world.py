@@ -20,7 +20,8 @@ from cells.eventlog import codec
 from cells.eventlog.memory import MemoryLog
 from cells.ingest.accept import Acceptor, Batch
 from cells.ingest.authenticate import Credentials, authenticate_sender
-from cells.processing.consumer import Consumer, Wiring
+from cells.processing.consumer import Consumer
+from cells.processing.partition import Wiring
 from cells.storage.memory import MemoryStore
 from cells.storage.store import Filter
 from cells.tracing import OFF

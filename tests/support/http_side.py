@@ -17,8 +17,9 @@ from cells.eventlog.memory import MemoryLog
 from cells.ingest.accept import Acceptor
 from cells.ingest.api_http import IngestHttp
 from cells.ingest.authenticate import authenticate_reader, key_of_headers
-from cells.processing.consumer import Consumer, Wiring
+from cells.processing.consumer import Consumer
 from cells.processing.locate import locate
+from cells.processing.partition import Wiring
 from cells.server import HttpServer
 from cells.storage.api_http import QueryHttp
 from cells.storage.ask import Questions

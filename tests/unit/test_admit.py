@@ -63,6 +63,12 @@ BAD = {
     "year 0": (event(timestamp="0000-01-01T00:00:00Z"), Reason.INVALID_TIMESTAMP),
     "no instant": (event(timestamp="yesterday"), Reason.INVALID_TIMESTAMP),
     "beyond 9999": (event(timestamp="10000-01-01T00:00:00Z"), Reason.INVALID_TIMESTAMP),
+    "256 traits": (
+        json.dumps({"type": "identify", "userId": "u", "traits": {f"t{n}": n for n in range(256)}}).encode(),
+        Reason.INVALID_FIELD,
+    ),
+    "a trait with a long name": (json.dumps({"type": "identify", "userId": "u", "traits": {"x" * 129: 1}}).encode(), Reason.INVALID_FIELD),
+    "a trait with NUL in its name": (b'{"type":"identify","userId":"u","traits":{"a\\u0000":1}}', Reason.INVALID_CHARACTER),
     "number as timestamp": (event(timestamp=17), Reason.INVALID_FIELD),
 }
 
@@ -161,6 +167,12 @@ def test_properties_come_out_as_they_went_in(properties: dict[str, object]) -> N
         return
     if len(item) <= limits.EVENT_BYTES_MAX:
         assert json.loads(admitted.accepted[0][1].payload)["properties"] == properties
+
+
+@pytest.mark.parametrize("end", [b"", b"\\", b'"', b"]"])
+def test_escape_heavy_text_is_scanned_in_linear_time(end: bytes) -> None:
+    """A scanner that goes back at every quote would need an hour for this one; the test's time limit is the oracle."""
+    nesting(b"[" * 101 + b'\\"' * 250_000 + end)
 
 
 @given(JSON)

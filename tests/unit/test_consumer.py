@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import pytest
 
+from cells.eventlog.log import Entry
 from cells.eventlog.memory import MemoryLog
 from cells.eventlog.retention import expire
-from cells.processing.consumer import PartitionLoop, Wiring, report_lag
+from cells.processing.consumer import report_lag
+from cells.processing.fence import Fences
 from cells.processing.locate import locate
-from cells.processing.pipeline import fold
+from cells.processing.partition import PartitionLoop, Wiring
+from cells.processing.pipeline import Fold, fold
 from cells.storage.memory import MemoryStore
 from cells.tracing import OFF
 from kernel.clock import DAY
 from kernel.effects import Apply, Outcome, Position
 from kernel.epoch import Claim, Epoch, Ownership
+from kernel.errors import Failure, Reason
 from kernel.ids import TenantId
-from kernel.limits import APPLY_EVENTS_MAX
+from kernel.limits import APPLY_CLAIMS_MAX, APPLY_EVENTS_MAX, FENCE_PATIENCE_SECONDS, HELD_RECHECK_SECONDS, SLICE_EVENTS_MAX
 from kernel.metrics import MemoryMeter
 from tests.support.clock import ManualClock
 from tests.support.records import CELL, TENANT, envelope, record
@@ -34,6 +39,7 @@ class Room:
         self.store = MemoryStore(self.clock, self.meter)
         self.claim = Claim(CELL, {TENANT: Epoch(1), OTHER: Epoch(1)})
         self.renewed = 0
+        self.renewal_fails = False
         self.renewal: list[Ownership] = []
         wiring = Wiring(self.log, self.store, lambda: self.claim, self._renew, self.clock, self.meter, OFF)
         self.loop = PartitionLoop(wiring, 0)
@@ -45,6 +51,8 @@ class Room:
         await self.log.append(0, record(*(envelope(one) for one in message_ids), tenant=tenant), 1e9)
 
     async def _renew(self) -> None:
+        if self.renewal_fails:
+            raise Failure(Reason.STORE_UNAVAILABLE)
         self.renewed += 1
         await self.store.own(self.renewal, [])
 
@@ -78,28 +86,68 @@ async def test_a_zombies_step_adopts_the_stores_position_and_changes_nothing(roo
     assert await room.ledger() == {TENANT: (2, 0, 0, 0)}
 
 
-async def test_a_fence_first_renews_the_claim_then_goes_on(room: Room) -> None:
-    """A store that heard nothing of a tenant yet is told, and nothing is held."""
+async def stepped(room: Room, position: int) -> int:
+    """One step, its waits on the clock included."""
+    task = asyncio.create_task(room.loop.step(position))
+    while not task.done():
+        await asyncio.sleep(0)
+        room.clock.advance(0.1)
+    return await task
+
+
+async def test_a_tenant_that_the_store_hears_of_late_is_waited_for(room: Room) -> None:
+    """The claim is renewed, the range tried again, and nothing is held."""
     newcomer = TenantId("new-comer")
     room.claim = Claim(CELL, {**room.claim.epochs, newcomer: Epoch(1)})
-    room.renewal = [Ownership(newcomer, Epoch(1), "owner")]
     await room.append("a", tenant=newcomer)
-    assert await room.loop.step(0) == 0
-    assert await room.loop.step(0) == 1
-    assert (room.renewed, await room.ledger()) == (1, {newcomer: (1, 0, 0, 0)})
+    assert await stepped(room, 0) == 0
+    room.renewal = [Ownership(newcomer, Epoch(1), "owner")]
+    assert await stepped(room, 0) == 0
+    assert await stepped(room, 0) == 1
+    assert (room.renewed, await room.ledger()) == (2, {newcomer: (1, 0, 0, 0)})
+
+
+async def test_a_renewal_that_fails_holds_nothing(room: Room) -> None:
+    """Only the store's word on a claim as new as can be counts."""
+    await room.own(OTHER, 2)
+    await room.append("a", tenant=OTHER)
+    room.renewal_fails = True
+    for _ in range(20):
+        with pytest.raises(Failure):
+            await stepped(room, 0)
+        room.clock.advance(FENCE_PATIENCE_SECONDS)
+    room.renewal_fails = False
+    room.claim = Claim(CELL, {**room.claim.epochs, OTHER: Epoch(2)})
+    assert await stepped(room, 0) == 1
+    assert await room.ledger() == {OTHER: (1, 0, 0, 0)}
 
 
 async def test_a_tenant_that_stays_fenced_is_held_and_blocks_nobody(room: Room) -> None:
-    """Its record is kept whole and counted; the other tenant's event is stored."""
+    """Its record is kept whole and counted; the other tenant's event is stored. Once it is ours again, its new records pass."""
     await room.own(OTHER, 2)
     await room.append("a", tenant=OTHER)
     await room.append("b")
-    position = 0
-    for _ in range(4):
-        position = await room.loop.step(position)
-        if position == 2:
-            break
+    position, rounds = 0, 0
+    while position < 2:
+        position = await stepped(room, position)
+        rounds += 1
+    assert rounds < 100
     assert await room.ledger() == {OTHER: (0, 0, 0, 1), TENANT: (1, 0, 0, 0)}
+    room.claim = Claim(CELL, {**room.claim.epochs, OTHER: Epoch(2)})
+    room.clock.advance(HELD_RECHECK_SECONDS)
+    await room.append("c", tenant=OTHER)
+    assert await stepped(room, 2) == 3
+    assert (await room.ledger())[OTHER] == (1, 0, 0, 1)
+
+
+async def test_two_tenants_fenced_at_different_times_are_judged_apart(room: Room) -> None:
+    """One that is fenced for the first time is waited for, although another has used its patience up."""
+    fences = Fences()
+    assert not fences.fenced([TENANT], 0.0)
+    assert not fences.fenced([TENANT, OTHER], FENCE_PATIENCE_SECONDS)
+    assert fences.held(FENCE_PATIENCE_SECONDS) == {TENANT}
+    fences.passed([TENANT])
+    assert fences.held(FENCE_PATIENCE_SECONDS) == frozenset()
 
 
 class PickyStore(MemoryStore):
@@ -119,6 +167,49 @@ async def test_what_the_store_can_never_keep_becomes_a_dead_letter(room: Room) -
     await room.log.append(0, record(envelope("a"), envelope("poison", payload=b"rubbish")), 1e9)
     assert await loop.step(0) == 1
     assert [(row.stored, row.quarantined) for row in await picky.ledger()] == [(1, 1)]
+
+
+class PoisonedStore(MemoryStore):
+    """A store that can never keep a certain event, for a reason that no check of the payload sees."""
+
+    async def apply(self, apply: Apply, deadline: float) -> Outcome:
+        if any(row.message_id == "poison" for row in apply.effects.rows):
+            raise ValueError("a key too long")
+        return await super().apply(apply, deadline)
+
+
+async def test_a_poisoned_record_is_narrowed_down_and_its_neighbours_pass(room: Room) -> None:
+    """Whatever the reason: the record is quarantined, the ones before and behind it are stored, and the loop goes on."""
+    store = PoisonedStore(room.clock, room.meter)
+    await store.own([Ownership(TENANT, Epoch(1), "owner")], [])
+    loop = PartitionLoop(Wiring(room.log, store, lambda: room.claim, room._renew, room.clock, room.meter, OFF), 0)
+    for number in range(20):
+        await room.append(f"m{number}", *(["poison"] if number == 13 else []))
+    position = 0
+    for _ in range(40):
+        if position == 20:
+            break
+        position = await loop.step(position)
+    assert position == 20
+    assert [(row.stored, row.quarantined) for row in await store.ledger()] == [(19, 2)]
+
+
+async def test_an_apply_is_bounded_in_claims(room: Room) -> None:
+    """Few records may hold many traits: an apply takes no more than its share of them, and one record at least."""
+    traits = json.dumps({"traits": {f"t{n}": n for n in range(250)}}).encode()
+    for number in range(100):
+        await room.log.append(0, record(*(envelope(f"{number}-{n}", type="identify", payload=traits) for n in range(4))), 1e9)
+    first = await room.loop.step(0)
+    assert 0 < first <= APPLY_CLAIMS_MAX // 1_000
+    assert await room.loop.step(first) > first
+
+
+def test_a_fold_lets_others_breathe_within_a_record() -> None:
+    """Every few hundred events and traits."""
+    traits = json.dumps({"traits": {f"t{n}": n for n in range(250)}}).encode()
+    heavy = record(*(envelope(str(n), type="identify", payload=traits) for n in range(40)))
+    breaths = sum(1 for _ in Fold(0).steps(Entry(0, heavy.received_at, heavy)))
+    assert breaths >= 40 * 250 // (2 * SLICE_EVENTS_MAX)
 
 
 async def test_an_apply_is_bounded_in_events(room: Room) -> None:

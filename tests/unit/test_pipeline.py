@@ -14,7 +14,7 @@ from cells.eventlog import codec
 from cells.eventlog.envelope import Body, Envelope
 from cells.eventlog.log import Entry, Record
 from cells.processing.clock_skew import correct
-from cells.processing.pipeline import fold
+from cells.processing.pipeline import Care, fold
 from kernel.clock import DAY, HOUR, SECOND, Micros, hour_of
 from kernel.effects import Effects, IdentityClaim
 from kernel.ids import TenantId
@@ -89,7 +89,7 @@ def test_strictly_a_payload_that_is_no_json_object_is_a_dead_letter(payload: byt
     """Asked for when the store refused a batch; on the quick way ingest's word is taken."""
     bad = envelope("m", payload=payload)
     assert len(fold(0, entries(record(bad))).rows) == 1
-    assert len(fold(0, entries(record(bad)), strict=True).dead_letters) == 1
+    assert len(fold(0, entries(record(bad)), care=Care.STRICT).dead_letters) == 1
 
 
 def test_held_tenants_records_are_kept_whole_and_need_no_claim() -> None:

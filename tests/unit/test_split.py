@@ -104,3 +104,10 @@ def test_salvage_and_the_quick_way_agree(events: list[dict[str, object]], place:
     with_broken = [*texts[:place], b'{"x":NaN}', *texts[place:]]
     salvaged = split_batch(b'{"batch":[' + b",".join(with_broken) + b"]}").items
     assert [item for number, item in enumerate(salvaged) if number != place] == list(whole)
+
+
+@pytest.mark.parametrize("end", [b"", b"\\", b'"', b"]}"])
+def test_an_escape_heavy_body_is_split_in_linear_time(end: bytes) -> None:
+    """A scanner that goes back at every quote would need an hour for this one; the test's time limit is the oracle."""
+    with pytest.raises(Failure):
+        split_batch(b'{"batch":[' + b'\\"' * 250_000 + end)

@@ -44,4 +44,5 @@ SELECT count(*)::integer FROM eventlog.partition;
 
 -- name: members
 -- Living members of a group: each holds a shared advisory lock on (group, -1) for the life of its connection.
-SELECT count(*)::integer FROM pg_locks WHERE locktype = 'advisory' AND classid = $1::bigint::oid AND objid = 4294967295::oid AND objsubid = 2 AND granted;
+SELECT count(*)::integer FROM pg_locks WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND classid = $1::bigint::oid AND objid = 4294967295::oid AND objsubid = 2 AND granted;

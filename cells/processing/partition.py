@@ -1,0 +1,159 @@
+"""The shell of processing: for one partition fetch, fold, apply - and start again from the store's own position.
+
+Nothing is kept between two rounds but the position, and that is the store's: after any failure the loop asks for it again. No
+data ends the loop: what the store can never keep is narrowed down and becomes dead letters, everything else is waited out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from opentelemetry.trace import SpanKind
+
+from cells.eventlog.log import Entry, EventLog
+from cells.processing import metrics
+from cells.processing.fence import Fences
+from cells.processing.pipeline import Care, Fold
+from cells.processing.store import Applier
+from cells.tracing import OFF, Spans
+from kernel import limits
+from kernel.clock import SECOND, Clock
+from kernel.effects import Applied, Apply, Duplicate, Fenced, Outcome
+from kernel.epoch import Claim
+from kernel.errors import Failure, Reason
+from kernel.ids import TenantId
+from kernel.metrics import Meter
+
+_WAIT_SECONDS: Final = 0.5
+_FENCED_SECONDS: Final = 0.2
+_RETRY_SECONDS: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """What a consumer works with. `claim` reads the newest one; `renew_claim` makes the store hear of it first."""
+
+    log: EventLog
+    store: Applier
+    claim: Callable[[], Claim]
+    renew_claim: Callable[[], Awaitable[None]]
+    clock: Clock
+    meter: Meter
+    spans: Spans = OFF
+
+
+class PartitionLoop:
+    """One partition's fetch, fold, apply."""
+
+    def __init__(self, wiring: Wiring, partition: int) -> None:
+        self._w = wiring
+        self._partition = partition
+        self._fences = Fences()
+
+    async def run(self) -> None:
+        """Until it is cancelled. Failures are waited out with a growing pause; only a success resets it."""
+        failures = 0
+        while True:
+            try:
+                position = (await self._w.store.positions()).get(self._partition, 0)
+                while True:
+                    position = await self.step(position)
+                    failures = 0
+            except Failure as failure:
+                self._w.meter.add(metrics.APPLY_FAILURES, reason=failure.reason.name)
+                await self._w.clock.sleep(_RETRY_SECONDS[min(failures, len(_RETRY_SECONDS) - 1)])
+                failures += 1
+
+    async def step(self, position: int) -> int:
+        """One round; the position after it. Raises Failure."""
+        entries = await self._w.log.fetch(self._partition, position, limits.FETCH_RECORDS_MAX, limits.FETCH_BYTES_MAX, _WAIT_SECONDS)
+        if not entries:
+            self._report_lag(None)
+            return position
+        self._report_lag(entries[0])
+        with self._w.spans.start("process", links=(entry.record.trace for entry in entries), kind=SpanKind.CONSUMER) as span:
+            span.note("partition", self._partition)
+            span.note("records", len(entries))
+            outcome, following = await self._apply(_bounded(entries), position)
+        match outcome:
+            case Duplicate(at):
+                return at
+            case Fenced(tenants):
+                await self._answer_fence(tenants)
+                return position
+            case Applied():
+                self._count(outcome)
+                return following
+
+    async def _apply(self, entries: Sequence[Entry], position: int) -> tuple[Outcome, int]:
+        """The outcome, and the offset after what was applied. What the store can never keep is narrowed down first."""
+        for care, part in _narrowing(entries):
+            try:
+                return await self._attempt(part, position, care)
+            except ValueError:
+                self._w.meter.add(metrics.APPLY_FAILURES, reason=Reason.UNPROCESSABLE_EVENT.name)
+        raise Failure(Reason.UNPROCESSABLE_EVENT, "the store refuses a dead letter")
+
+    async def _attempt(self, entries: Sequence[Entry], position: int, care: Care) -> tuple[Outcome, int]:
+        work = Fold(self._partition, self._fences.held(self._w.clock.monotonic()), care)
+        following = position
+        for entry in entries:
+            for _ in work.steps(entry):
+                await asyncio.sleep(0)
+            following = entry.offset + 1
+            if work.full:
+                break
+        effects = work.effects()
+        started = self._w.clock.monotonic()
+        with self._w.spans.start("storage.apply", kind=SpanKind.CLIENT):
+            outcome = await self._w.store.apply(Apply(effects, self._w.claim(), position, following), started + limits.APPLY_SECONDS_MAX)
+        self._w.meter.observe(metrics.APPLY_SECONDS, self._w.clock.monotonic() - started)
+        if isinstance(outcome, Applied):
+            self._fences.passed(effects.tenants)
+        return outcome, following
+
+    async def _answer_fence(self, tenants: frozenset[TenantId]) -> None:
+        """The claim is made as new as it can be before the store's word counts."""
+        await self._w.renew_claim()
+        if not self._fences.fenced(tenants, self._w.clock.monotonic()):
+            await self._w.clock.sleep(_FENCED_SECONDS)
+
+    def _count(self, applied: Applied) -> None:
+        for metric, events in (
+            (metrics.EVENTS_STORED, applied.stored),
+            (metrics.EVENTS_DUPLICATE, applied.duplicate),
+            (metrics.EVENTS_QUARANTINED, applied.quarantined),
+            (metrics.EVENTS_HELD, applied.held),
+            (metrics.CONFLICTS, applied.conflicts),
+        ):
+            if events:
+                self._w.meter.add(metric, events)
+
+    def _report_lag(self, oldest: Entry | None) -> None:
+        age = (self._w.clock.now() - oldest.appended_at) / SECOND if oldest else 0.0
+        self._w.meter.set(metrics.LAG_SECONDS, max(0.0, age), partition=str(self._partition))
+
+
+def _bounded(entries: list[Entry]) -> list[Entry]:
+    """As many of the first entries as one apply may hold by their headers; always one at least."""
+    events = 0
+    for number, entry in enumerate(entries):
+        events += entry.record.events
+        if number and events > limits.APPLY_EVENTS_MAX:
+            return entries[:number]
+    return entries
+
+
+def _narrowing(entries: Sequence[Entry]) -> Iterator[tuple[Care, Sequence[Entry]]]:
+    """What to try in turn when the store says that it can never keep a range: all of it, all of it with every payload checked,
+    ever smaller first parts, and at last the first record alone with each of its events a dead letter."""
+    yield Care.QUICK, entries
+    yield Care.STRICT, entries
+    part = entries
+    while len(part) > 1:
+        part = part[: len(part) // 2]
+        yield Care.STRICT, part
+    yield Care.BURY, part
