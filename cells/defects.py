@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final
 
 import grpc
+from google.protobuf.message import DecodeError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
@@ -72,10 +73,11 @@ async def _answer(scope: Scope, receive: Receive, send: Send, failure: Failure, 
 
 
 Behaviour = Callable[[Any, Any], Any]
+Parse = Callable[[bytes], Any]
 
 
 class GrpcShell(grpc.aio.ServerInterceptor):
-    """Ends an RPC that raised something unforeseen with INTERNAL and an ErrorInfo."""
+    """Parses requests, so that bytes that are none end in MALFORMED_BODY; ends an RPC that raised something unforeseen with INTERNAL."""
 
     def __init__(self, report: Report = unheard) -> None:
         self._report = report
@@ -88,35 +90,47 @@ class GrpcShell(grpc.aio.ServerInterceptor):
         method = str(handler_call_details.method)
         if handler is None or not method.startswith("/dataflow."):
             return handler
+        parse = handler.request_deserializer
         if handler.unary_unary:
-            make, guarded = grpc.unary_unary_rpc_method_handler, self._unary(method, handler.unary_unary)
+            make, guarded = grpc.unary_unary_rpc_method_handler, self._unary(method, handler.unary_unary, parse)
         elif handler.stream_stream:
-            make, guarded = grpc.stream_stream_rpc_method_handler, self._stream(method, handler.stream_stream)
+            make, guarded = grpc.stream_stream_rpc_method_handler, self._stream(method, handler.stream_stream, parse)
         else:
             return handler
-        return make(guarded, handler.request_deserializer, handler.response_serializer)
+        return make(guarded, None, handler.response_serializer)
 
-    def _unary(self, method: str, behaviour: Behaviour) -> Behaviour:
-        async def guarded(request: Any, context: Any) -> Any:
+    def _unary(self, method: str, behaviour: Behaviour, parse: Parse) -> Behaviour:
+        async def guarded(request: bytes, context: Any) -> Any:
             try:
-                return await behaviour(request, context)
+                return await behaviour(_parsed(parse, request), context)
             except grpc.aio.AbortError:
                 raise
             except Exception as defect:  # noqa: BLE001  # the outermost shell
-                self._report(method, defect)
-                await abort(context, Failure(Reason.INTERNAL))
+                await self._end(method, defect, context)
 
         return guarded
 
-    def _stream(self, method: str, behaviour: Behaviour) -> Behaviour:
-        async def guarded(requests: Any, context: Any) -> AsyncIterator[Any]:
+    def _stream(self, method: str, behaviour: Behaviour, parse: Parse) -> Behaviour:
+        async def guarded(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
             try:
-                async for answer in behaviour(requests, context):
+                async for answer in behaviour((_parsed(parse, request) async for request in requests), context):
                     yield answer
             except grpc.aio.AbortError:
                 raise
             except Exception as defect:  # noqa: BLE001  # the outermost shell
-                self._report(method, defect)
-                await abort(context, Failure(Reason.INTERNAL))
+                await self._end(method, defect, context)
 
         return guarded
+
+    async def _end(self, method: str, defect: Exception, context: Any) -> None:
+        if isinstance(defect, Failure):
+            await abort(context, defect)
+        self._report(method, defect)
+        await abort(context, Failure(Reason.INTERNAL))
+
+
+def _parsed(parse: Parse, request: bytes) -> Any:
+    try:
+        return parse(request)
+    except DecodeError as error:
+        raise Failure(Reason.MALFORMED_BODY, "the message cannot be read") from error

@@ -204,6 +204,14 @@ class Reason(Enum):
         "the tenant's cell cannot be reached; send the same request again",
         "the edge found no healthy endpoint",
     )
+    STREAM_ENDED = Spec(
+        "API-5034",
+        503,
+        Grpc.UNAVAILABLE,
+        Retry.LATER,
+        "the stream is as old as a stream may get; open another one",
+        "nothing: streams are ended so that they spread over the cells' processes again",
+    )
     STORE_UNAVAILABLE = Spec(
         "DB-2001", 503, Grpc.UNAVAILABLE, Retry.LATER, "the cell's store cannot answer now", "see the cell's PostgreSQL"
     )

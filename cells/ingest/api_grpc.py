@@ -63,8 +63,8 @@ class IngestGrpc(ingest_pb2_grpc.IngestServiceServicer):
         try:
             while (task := await window.get()) is not None:
                 yield await task
-            if failure_of_stream := reader.result():
-                await abort(context, failure_of_stream)
+            if why := await reader:
+                await abort(context, why)
         finally:
             reader.cancel()
             while not window.empty():
@@ -82,35 +82,31 @@ class IngestGrpc(ingest_pb2_grpc.IngestServiceServicer):
         """Starts each batch as it comes; why the stream must end, or None when the client ended it."""
         source = aiter(requests)
         last = -1
-        failure: Failure | None = None
-        while failure is None:
-            request = await self._next(source, ends)
-            if request is None or isinstance(request, Failure):
-                failure = request
-                break
-            if request.sequence <= last:
-                failure = Failure(Reason.INVALID_FIELD, "sequence must grow")
-                break
-            last = request.sequence
-            task = asyncio.create_task(self._one(request, headers, stamp), name="ingest-batch")
-            await window.put(task)
-            # Tasks reach their append in the order of the stream, but for a batch that is admitted in slices: it is waited for.
-            if len(request.batch.events) > limits.SLICE_EVENTS_MAX:
-                await asyncio.wait((task,))
-        await window.put(None)
-        return failure
+        try:
+            while (request := await self._next(source, ends)) is not None:
+                if request.sequence <= last:
+                    raise Failure(Reason.INVALID_FIELD, "sequence must grow")
+                last = request.sequence
+                task = asyncio.create_task(self._one(request, headers, stamp), name="ingest-batch")
+                await window.put(task)
+                # Tasks reach their append in the order of the stream, but for a batch that is admitted in slices: it is waited for.
+                if len(request.batch.events) > limits.SLICE_EVENTS_MAX:
+                    await asyncio.wait((task,))
+        except Failure as failure:
+            return failure
+        finally:
+            await window.put(None)  # whatever happened, the handler is not left waiting
+        return None
 
-    async def _next(
-        self, source: AsyncIterator[ingest_pb2.IngestStreamRequest], ends: float
-    ) -> ingest_pb2.IngestStreamRequest | Failure | None:
-        """The next request; None at the client's end; Failure when the server drains or the stream is too old."""
+    async def _next(self, source: AsyncIterator[ingest_pb2.IngestStreamRequest], ends: float) -> ingest_pb2.IngestStreamRequest | None:
+        """The next request; None at the client's end. Raises Failure: DRAINING, STREAM_ENDED of an old stream, MALFORMED_BODY."""
         coming = asyncio.ensure_future(anext(source, None))
         draining = asyncio.ensure_future(self._draining.wait())
         try:
             await asyncio.wait((coming, draining), timeout=max(0.0, ends - self._clock.monotonic()), return_when=asyncio.FIRST_COMPLETED)
             if coming.done():
                 return coming.result()
-            return Failure(Reason.DRAINING if draining.done() else Reason.MOVED, "open another stream", retry_after_seconds=1)
+            raise Failure(Reason.DRAINING if draining.done() else Reason.STREAM_ENDED, retry_after_seconds=1)
         finally:
             draining.cancel()
             if not coming.done():

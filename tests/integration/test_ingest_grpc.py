@@ -16,6 +16,7 @@ from grpc_status import rpc_status
 
 from dataflow.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 from dataflow.types.v1 import event_pb2
+from kernel import limits
 from kernel.limits import STREAM_WINDOW_BATCHES
 from tests.support.cell import FOREIGN_KEY, KEY, QUOTA_KEY, UNKNOWN_KEY, Ingest, running_ingest
 from tests.support.processes import eventually
@@ -248,6 +249,42 @@ async def test_a_client_that_vanishes_in_mid_stream_leaves_no_task(ingest: Inges
 
     await eventually(is_quiet, "no task of the stream")
     assert len(await ingest.envelopes()) == 1
+
+
+async def test_bytes_that_are_no_message_are_a_malformed_body(channel: grpc.aio.Channel) -> None:
+    """Law: an RPC, unary or stream, whose message cannot be parsed ends soon with INVALID_ARGUMENT and MALFORMED_BODY."""
+    service, garbage = "/dataflow.ingest.v1.IngestService/", b"\xff\xff\xff"
+
+    async def lines() -> AsyncIterator[bytes]:
+        yield ingest_pb2.IngestStreamRequest(sequence=1, batch=request(event())).SerializeToString()
+        yield garbage
+
+    async with asyncio.timeout(5):
+        unary_of: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(service + "Ingest")
+        with pytest.raises(grpc.aio.AioRpcError) as unary:
+            await unary_of(garbage, metadata=AUTH)
+        stream_of: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(service + "IngestStream")
+        stream = stream_of(lines(), metadata=AUTH)
+        first = await stream.read()
+        assert isinstance(first, bytes)
+        assert ingest_pb2.IngestStreamResponse.FromString(first).result.accepted == 1
+        with pytest.raises(grpc.aio.AioRpcError) as streamed:
+            await stream.read()
+    for caught in (unary, streamed):
+        assert (caught.value.code(), reason_of(caught.value)[0]) == (grpc.StatusCode.INVALID_ARGUMENT, "MALFORMED_BODY")
+
+
+async def test_a_stream_that_grew_old_is_ended_with_a_reason_of_its_own(
+    stub: ingest_pb2_grpc.IngestServiceAsyncStub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Law: UNAVAILABLE, STREAM_ENDED and a delay; nobody has moved."""
+    monkeypatch.setattr(limits, "STREAM_SECONDS_MAX", 0.1)
+    call = stub.IngestStream(metadata=AUTH)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        async with asyncio.timeout(5):
+            await call.read()
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert reason_of(caught.value) == ("STREAM_ENDED", 1.0)
 
 
 async def test_health_and_reflection_answer(channel: grpc.aio.Channel) -> None:
