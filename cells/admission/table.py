@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Final
 
+from kernel import placement_rules
 from kernel.epoch import Claim, Epoch, Ownership
-from kernel.errors import Failure, Reason
 from kernel.ids import CellId, KeyHash, KeyKind, SourceId, TenantId, ZoneName
 from kernel.limits import Plan
-
-_SHRINK_MIN: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """One tenant's placement and plan. `keys` are the hashes that lead to it."""
+    """One tenant's placement and plan. `credentials` and `slugs` are what leads to it."""
 
     name: TenantId
     cell: CellId
@@ -65,15 +62,10 @@ class Admission:
     zone_urls: dict[ZoneName, str] = field(default_factory=dict)
 
     def apply(self, update: Update) -> Admission:
-        """The table after `update`. Raises Failure(SNAPSHOT_REFUSED): another zone's, older, with a gap, or sharply shrunk."""
-        if update.zone != self.zone:
-            raise Failure(Reason.SNAPSHOT_REFUSED, f"it is of zone {update.zone}, this is {self.zone}")
-        if update.to_revision < self.revision:
-            raise Failure(Reason.SNAPSHOT_REFUSED, f"revision {update.to_revision} is older than {self.revision}")
+        """The table after `update`. Raises Failure(SNAPSHOT_REFUSED), by the rules that edges share; this table stays good."""
+        placement_rules.check(self, update)
         if update.whole:
             return self._replaced(update)
-        if update.from_revision != self.revision:
-            raise Failure(Reason.SNAPSHOT_REFUSED, f"it builds on revision {update.from_revision}, this is {self.revision}")
         tenants, keys, slugs = dict(self.tenants), dict(self.keys), dict(self.slugs)
         for tenant in update.tenants:
             if (old := tenants.get(tenant.name)) is not None:
@@ -85,9 +77,6 @@ class Admission:
         return replace(self, revision=update.to_revision, tenants=tenants, keys=keys, slugs=slugs)
 
     def _replaced(self, update: Update) -> Admission:
-        had, has = len(self.tenants), len(update.tenants)
-        if had >= _SHRINK_MIN and has < had / 2:
-            raise Failure(Reason.SNAPSHOT_REFUSED, f"it holds {has} tenants, this holds {had}")
         fresh = Admission(self.zone, update.to_revision, zone_urls=dict(update.zone_urls or self.zone_urls))
         for tenant in update.tenants:
             _enter(tenant, fresh.tenants, fresh.keys, fresh.slugs)

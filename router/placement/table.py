@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final
 
+from kernel import placement_rules
 from kernel.epoch import Epoch
-from kernel.errors import Failure, Reason
 from kernel.ids import CellId, KeyHash, RegionName, SourceId, TenantId, ZoneName
 from kernel.limits import Plan
-
-SHRINK_TENANTS_FREE: Final = 10
-SHRINK_SHARE_MAX: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,46 +127,15 @@ def _kept(held: Tenant | None, told: Tenant, revision: int) -> Tenant:
 
 
 def _check(table: Table, update: Update) -> None:
-    if update.zone != table.zone:
-        raise _refused(f"it is of zone {update.zone}, this is {table.zone}")
-    if update.whole:
-        _check_whole(table, update)
-    else:
-        _check_change(table, update)
+    """The rules that cells share, and those of what only an edge is told: addresses."""
+    placement_rules.check(table, update)
+    if update.whole and (update.topology is None or not update.topology.cells):
+        raise placement_rules.refused("it is whole and names no cell")
+    if not update.whole and update.topology is not None:
+        raise placement_rules.refused("a change brings no topology")
     cells = table.cells if update.topology is None else {c.cell for c in update.topology.cells}
     for tenant in update.tenants:
-        before = table.tenants.get(tenant.name)
         if tenant.zone != table.zone:
-            raise _refused(f"tenant {tenant.name} is of zone {tenant.zone}")
+            raise placement_rules.refused(f"tenant {tenant.name} is of zone {tenant.zone}")
         if tenant.cell not in cells:
-            raise _refused(f"tenant {tenant.name} lives in an unknown cell {tenant.cell}")
-        if before is not None and tenant.epoch < before.epoch:
-            raise _refused(f"the epoch of tenant {tenant.name} falls from {before.epoch} to {tenant.epoch}")
-
-
-def _check_whole(table: Table, update: Update) -> None:
-    if update.to_revision < max(table.revision, 1):
-        raise _refused(f"revision {update.to_revision} is older than {table.revision}")
-    if update.topology is None or not update.topology.cells:
-        raise _refused("it is whole and names no cell")
-    held = table.tenants
-    lost = len(held) - len(update.tenants)
-    if held and not update.tenants:
-        raise _refused(f"it is empty, {len(held)} tenants are held")
-    if lost > max(SHRINK_TENANTS_FREE, SHRINK_SHARE_MAX * len(held)):
-        raise _refused(f"it would drop {lost} of {len(held)} tenants")
-
-
-def _check_change(table: Table, update: Update) -> None:
-    if update.topology is not None:
-        raise _refused("a change brings no topology")
-    if update.to_revision <= table.revision:
-        raise _refused(f"revision {update.to_revision} is not newer than {table.revision}")
-    if update.from_revision != table.revision:
-        raise _refused(f"it builds on revision {update.from_revision}, this is {table.revision}")
-    if update.to_revision <= update.from_revision:
-        raise _refused("it leads backwards")
-
-
-def _refused(why: str) -> Failure:
-    return Failure(Reason.SNAPSHOT_REFUSED, why)
+            raise placement_rules.refused(f"tenant {tenant.name} lives in an unknown cell {tenant.cell}")
