@@ -12,7 +12,7 @@ from cells.eventlog.retention import expire
 from cells.ingest.accept import Acceptor, Inflight
 from cells.ingest.api_grpc import IngestGrpc
 from cells.ingest.api_http import IngestHttp
-from cells.ingest.authenticate import authenticate_reader, key_of_headers
+from cells.ingest.authenticate import reader_of
 from cells.process import Process
 from cells.processing.consumer import Consumer, report_lag
 from cells.processing.locate import locate
@@ -29,8 +29,8 @@ from cells.storage.postgres_read import PostgresReader
 from dataflow.ingest.v1 import ingest_pb2_grpc
 from dataflow.storage.v1 import query_pb2_grpc, storage_pb2_grpc
 from kernel.effects import Position
-from kernel.errors import Failure, Reason
-from kernel.ids import CellId, TenantId, hash_of
+from kernel.errors import Failure
+from kernel.ids import CellId, TenantId
 
 _LAG_SECONDS = 1.0
 _HOUSEKEEPING_SECONDS = 600.0
@@ -129,21 +129,12 @@ def add_query(process: Process, store: PostgresStore, log: EventLog | None) -> N
         return await locate(log, store, tenant, message_id) if log is not None else None
 
     def who(headers: Mapping[str, str]) -> tuple[TenantId, str]:
-        return reader_of(process, headers)
+        return reader_of(headers, process.follower.current, CellId(process.config.cell))
 
     questions = Questions(reader, auditor, in_log, process.clock, process.meter, process.spans)
     process.routes.extend(QueryHttp(questions, who).routes())
     query_pb2_grpc.add_QueryServiceServicer_to_server(QueryGrpc(questions, who), process.grpc.server)
     process.services.append("dataflow.storage.v1.QueryService")
-
-
-def reader_of(process: Process, headers: Mapping[str, str]) -> tuple[TenantId, str]:
-    """The tenant that a request may read, and who asks, for the audit log: the key by the start of its hash."""
-    key = key_of_headers(headers.get("authorization"), headers.get("x-api-key"))
-    tenant = authenticate_reader(key, process.follower.current)
-    if tenant.cell != process.config.cell:
-        raise Failure(Reason.MOVED, f"epoch {tenant.epoch}", retry_after_seconds=1)
-    return tenant.name, f"read-key {hash_of(key or '')[:12]}"
 
 
 def add_apply_service(process: Process, store: PostgresStore) -> None:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cells.admission.table import Admission, Tenant
 from kernel.errors import Failure, Reason
-from kernel.ids import KeyKind, SourceId, hash_of, zone_prefix
+from kernel.ids import CellId, KeyKind, SourceId, TenantId, hash_of, zone_prefix
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,15 @@ def authenticate_reader(key: str | None, admission: Admission) -> Tenant:
     if not key:
         raise Failure(Reason.NO_CREDENTIAL)
     return _look_up(key, "rk", admission)[0]
+
+
+def reader_of(headers: Mapping[str, str], admission: Admission, cell: CellId) -> tuple[TenantId, str]:
+    """The tenant that a request to `cell` may read, and who asks, for the audit log: the key by the start of its hash."""
+    key = key_of_headers(headers.get("authorization"), headers.get("x-api-key"))
+    tenant = authenticate_reader(key, admission)
+    if tenant.cell != cell:
+        raise Failure(Reason.MOVED, f"epoch {tenant.epoch}", retry_after_seconds=1)
+    return tenant.name, f"read-key {hash_of(key or '')[:12]}"
 
 
 def _look_up(key: str, kind: KeyKind, admission: Admission) -> tuple[Tenant, SourceId]:

@@ -16,7 +16,7 @@ from cells.defects import HttpShell
 from cells.eventlog.memory import MemoryLog
 from cells.ingest.accept import Acceptor
 from cells.ingest.api_http import IngestHttp
-from cells.ingest.authenticate import authenticate_reader, key_of_headers
+from cells.ingest.authenticate import reader_of
 from cells.processing.consumer import Consumer
 from cells.processing.locate import locate
 from cells.processing.partition import Wiring
@@ -69,8 +69,7 @@ class Room:
             return await locate(self.log, self.store, tenant, message_id)
 
         def who(headers: Mapping[str, str]) -> tuple[TenantId, str]:
-            key = key_of_headers(headers.get("authorization"), headers.get("x-api-key"))
-            return authenticate_reader(key, self.admission).name, "reader"
+            return reader_of(headers, self.admission, CELL)
 
         questions = Questions(self.store, self.auditor, in_log, self.clock, self.meter)
         ingest = IngestHttp(acceptor, lambda: self.admission, self.clock)
