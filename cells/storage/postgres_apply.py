@@ -251,6 +251,8 @@ class _Fold:
         return [(TenantId(tenant), Micros(hour), ids) for tenant, hour, ids in found]
 
     async def _conflicts(self, home: str, rows: list[EventRow]) -> int:
+        """Planned anew each time: a plan from when the partition was young would read a whole tenant for each repeat."""
+        await self.connection.execute("SET LOCAL plan_cache_mode = force_custom_plan")
         days = [day_of(row.received_at) for row in rows]
         found = await self.connection.fetch(
             sql("first_hashes", home),

@@ -44,6 +44,26 @@ async def test_an_event_is_never_looked_for_by_time(postgres_room: Room) -> None
     assert await _scans(postgres_room, "^event_", "event_at") == 0
 
 
+async def test_a_repeat_is_not_looked_for_by_time_once_there_is_much(postgres_room: Room) -> None:
+    """Repeats that came while the partition was young must not fix the plan for those that come later."""
+    small = [[row(f"small-{number}-{index}") for index in range(5)] for number in range(6)]
+    large = [[row(f"large-{number}-{index}") for index in range(500)] for number in range(6)]
+    for rows in small:
+        assert await postgres_room.apply(effects(*rows)) == Applied(len(rows), 0, 0, 0, 0)
+        assert await postgres_room.apply(effects(*rows)) == Applied(0, len(rows), 0, 0, 0)
+    for rows in large:
+        assert await postgres_room.apply(effects(*rows)) == Applied(len(rows), 0, 0, 0, 0)
+    for rows in large:
+        assert await postgres_room.apply(effects(*rows)) == Applied(0, len(rows), 0, 0, 0)
+    await postgres_room.store.close()
+
+    async def counted() -> bool:
+        return await _scans(postgres_room, "^event_", "pkey") >= 500 * len(large)
+
+    await eventually(counted, "the sessions' statistics are there")
+    assert await _scans(postgres_room, "^event_", "event_at") <= sum(map(len, small))
+
+
 async def test_a_settled_claim_is_asked_about_once_more_only(postgres_room: Room) -> None:
     """The first apply stores a claim, the second learns that it is settled; later ones leave the graph alone."""
     claim = IdentityClaim(ACME, "u:ann", "a:phone")
