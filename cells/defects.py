@@ -49,13 +49,13 @@ class HttpShell:
         try:
             await self.router(scope, receive, sending)
         except HTTPException as refused:
-            await _answer(scope, receive, send, _failure(refused), refused.headers)
+            await refuse(scope, receive, send, _failure(refused), refused.headers)
         except ClientDisconnect:
             return
         except Exception as defect:  # noqa: BLE001  # the outermost shell
             self._report(f"{scope.get('method')} {_shape(scope)}", defect)
             if not began:
-                await _answer(scope, receive, send, Failure(Reason.INTERNAL))
+                await refuse(scope, receive, send, Failure(Reason.INTERNAL))
 
 
 def _shape(scope: Scope) -> str:
@@ -67,7 +67,8 @@ def _failure(refused: HTTPException) -> Failure:
     return Failure(Reason.METHOD_NOT_ALLOWED if refused.status_code == _NO_METHOD else Reason.NO_ROUTE)
 
 
-async def _answer(scope: Scope, receive: Receive, send: Send, failure: Failure, extra: Any = None) -> None:
+async def refuse(scope: Scope, receive: Receive, send: Send, failure: Failure, extra: Any = None) -> None:
+    """Answers a request with the failure, and with `extra` headers."""
     status, headers, body = http_answer(failure)
     await Response(body, status, {**headers, **(extra or {})})(scope, receive, send)
 

@@ -11,9 +11,10 @@ import grpc
 import uvicorn
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from cells.defects import GrpcShell, Report, unheard
+from cells.defects import GrpcShell, Report, refuse, unheard
+from kernel.errors import Failure, Reason
 from kernel.limits import BATCH_BYTES_HARD_MAX
 
 REQUEST_BYTES_MAX: Final = BATCH_BYTES_HARD_MAX + 64 * 1024
@@ -65,12 +66,15 @@ class GrpcServer:
 class HttpServer:
     """uvicorn on a loop that somebody else runs; signals are that somebody's."""
 
-    def __init__(self, app: ASGIApp, address: str) -> None:
+    def __init__(self, app: ASGIApp, address: str, connections_max: int = _CONNECTIONS_MAX) -> None:
         host, _, port = address.rpartition(":")
+        self._app = app
+        self._connections_max = connections_max
         config = uvicorn.Config(
-            app,
+            self._serve,
             host=host,
             port=int(port),
+            interface="asgi3",
             http="httptools",
             ws="none",
             lifespan="off",
@@ -79,7 +83,6 @@ class HttpServer:
             server_header=False,
             proxy_headers=False,  # nobody asks for the client's address
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-            limit_concurrency=_CONNECTIONS_MAX,
             timeout_graceful_shutdown=10,
         )
         self._server = _Embedded(config)
@@ -103,6 +106,13 @@ class HttpServer:
         self._server.should_exit = True
         if self._task is not None:
             await self._task
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """uvicorn's own limit of connections would answer in plain text, without a code."""
+        if len(self._server.server_state.connections) > self._connections_max:
+            await refuse(scope, receive, send, Failure(Reason.OVERLOADED, retry_after_seconds=1), {"connection": "close"})
+        else:
+            await self._app(scope, receive, send)
 
 
 class _Embedded(uvicorn.Server):
