@@ -122,6 +122,7 @@ def add_query(process: Process, store: PostgresStore, log: EventLog | None) -> N
     trail = PostgresAuditTrail(process.config.audit_dsn)
     auditor = Auditor(trail, process.config.cell, process.meter)
     auditor.start()
+    process.tasks["audit"] = auditor.supervise
     for close in (reader.close, trail.close, auditor.close):
         process.stack.push_async_callback(close)
 

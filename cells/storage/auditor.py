@@ -42,6 +42,12 @@ class Auditor:
         """Starts the writer; it needs no database yet."""
         self._writer = asyncio.create_task(self._write(), name="audit")
 
+    async def supervise(self) -> None:
+        """Runs as long as the writer does; raises what ended it, which is a defect."""
+        if self._writer is not None:
+            await asyncio.wait((self._writer,))
+            self._writer.result()
+
     async def close(self) -> None:
         """Ends the writer; readings that still wait fail. Idempotent."""
         if self._writer is not None:

@@ -17,7 +17,7 @@ from chaos.checkers.history import Copy, LedgerLine
 from cli.local.fleet import LocalFleet
 
 _TOKEN_READ_BYTES: Final = 8 * 1024 * 1024
-_LAG_SQL: Final = (
+UNAPPLIED_SQL: Final = (
     "SELECT coalesce(sum(r.events), 0) FROM eventlog.record r LEFT JOIN cell.position p ON p.partition = r.partition"
     ' WHERE r."offset" >= coalesce(p.next_offset, 0)'
 )
@@ -35,7 +35,7 @@ async def unapplied(fleet: LocalFleet) -> int:
     for cell in fleet.layout.fleet.cells:
         connection = await asyncpg.connect(fleet.dsn(cell))
         try:
-            total += int(await connection.fetchval(_LAG_SQL))
+            total += int(await connection.fetchval(UNAPPLIED_SQL))
         finally:
             await connection.close()
     return total

@@ -44,7 +44,6 @@ class Tenant:
     write_key: str
     read_key: str
     canary: str
-    acknowledged_by_grpc: int = 0
     sent: list[Sent] = field(default_factory=list)
     born: dict[str, float] = field(default_factory=dict)
 
@@ -86,8 +85,6 @@ class GrpcSender:
         ]
         self._tenant.born.update(dict.fromkeys(ids, now))
         answer = await self._deliver(stub, ingest_pb2.IngestRequest(events=events, sent_at=stamp))
-        if answer == "acknowledged":
-            self._tenant.acknowledged_by_grpc += len(ids)
         self._tenant.sent.extend(
             Sent(self._tenant.name, user, message_id, number, answer) for number, message_id in zip(numbers, ids, strict=True)
         )

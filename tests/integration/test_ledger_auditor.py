@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import random
+
 import asyncpg
 import pytest
 
@@ -91,5 +94,26 @@ async def test_the_auditor_finds_a_planted_skip(room: Room) -> None:
     await room.append("d")
     assert await room.loop.step(4) == 5
     assert await room.findings() == [f"ledger: {TENANT} in {CELL}: accepted 5, accounted for 4"]
+    await room.log.close()
+    await room.store.close()
+
+
+@pytest.mark.postgres
+async def test_what_postgresql_can_never_keep_is_quarantined_and_the_cell_goes_on(room: Room) -> None:
+    """A trait whose name fits no index row, from a writer that knew no bound: its record alone becomes dead letters."""
+    name = "".join(f"{number:x}" for number in random.Random(7).choices(range(16), k=4_000))
+    poison = envelope("poison", type="identify", payload=json.dumps({"traits": {name: 1}}).encode())
+    for message_id in ("a", "b"):
+        await room.append(message_id)
+    await room.log.append(0, record(poison), room.clock.monotonic() + 5)
+    await room.append("c")
+    position = 0
+    for _ in range(10):
+        if position == 4:
+            break
+        position = await room.loop.step(position)
+    assert position == 4
+    assert [(row.stored, row.quarantined) for row in await room.store.ledger()] == [(3, 1)]
+    assert await room.findings() == []
     await room.log.close()
     await room.store.close()

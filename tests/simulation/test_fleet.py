@@ -9,6 +9,7 @@ import pytest
 
 from chaos.checkers.history import Copy, History
 from chaos.checkers.verdicts import judge
+from tests.simulation.defects import EXPECTED
 from tests.simulation.virtual import run
 from tests.simulation.world import World
 
@@ -35,6 +36,14 @@ def test_whatever_crashes_nothing_acknowledged_is_lost_and_nothing_leaks(seed: i
 def test_a_seed_determines_the_run() -> None:
     """Two runs of one seed leave the same history: what fails can be replayed."""
     assert simulate(SEED)[1] == simulate(SEED)[1]
+
+
+@pytest.mark.parametrize("defect", EXPECTED)
+def test_the_oracle_finds_what_a_defect_does_to_a_run(defect: str) -> None:
+    """Negative controls: a fleet whose every cell carries one plausible bug. The oracle names what the bug does."""
+    history = run(World(SEED, defect).run())
+    found = {finding.split(":")[0] for finding in judge(history)}
+    assert found & EXPECTED[defect], f"{defect}: found only {found}; replay: make sim SEED={SEED}"
 
 
 def test_the_oracle_finds_what_is_planted_in_a_real_run() -> None:

@@ -36,6 +36,7 @@ from router.placement import codec as placement_codec
 from router.placement import table as placement
 from router.placement.decide import Routed, decide
 from router.placement.place import place
+from tests.simulation.defects import LOGS, ForgetfulStore
 from tests.simulation.faults import StormyLog, StormyStore, Weather
 from tests.simulation.virtual import LoopClock
 from tests.support.tenants import CASES
@@ -56,6 +57,8 @@ class SimCell:
     log: MemoryLog = field(init=False)
     store: MemoryStore = field(init=False)
     acceptor: Acceptor | None = None
+    defect: str = ""
+    foreign: MemoryLog | None = None
     # Ordered: a set of tasks would be cancelled in the order of their addresses, and no seed could replay that.
     requests: dict[asyncio.Task[None], None] = field(default_factory=dict)
     kills: int = 0
@@ -64,10 +67,11 @@ class SimCell:
 
     def __post_init__(self) -> None:
         self.log = MemoryLog(4, self.clock)
-        self.store = MemoryStore(self.clock, MemoryMeter())
+        kind = ForgetfulStore if self.defect == "forgets what it stored" else MemoryStore
+        self.store = kind(self.clock, MemoryMeter())
 
     async def start(self) -> None:
-        stormy_log, meter = StormyLog(self.log, self.weather), MemoryMeter()
+        stormy_log, meter = self._stormy_log(), MemoryMeter()
         self.acceptor = Acceptor(self.name, stormy_log, self.clock, meter, lambda: f"assigned-{next(self._numbers)}")
         wiring = Wiring(
             stormy_log,
@@ -91,6 +95,10 @@ class SimCell:
         await asyncio.gather(*doomed, return_exceptions=True)
         self._consumer = None
 
+    def _stormy_log(self) -> StormyLog:
+        make = LOGS.get(self.defect)
+        return make(self.log, self.weather, self.foreign or self.log) if make else StormyLog(self.log, self.weather)
+
     async def _own(self) -> None:
         await self.store.own(self.admission.ownerships(self.name), [])
 
@@ -106,10 +114,11 @@ class SimTenant:
 
 
 class World:
-    """Everything, made from one seed."""
+    """Everything, made from one seed. `defect` names one of `tests.simulation.defects` that every cell carries."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, defect: str = "") -> None:
         self.random = Random(seed)
+        self._defect = defect
         self.clock = LoopClock()
         self.weather = Weather(self.random)
         self.tenants: list[SimTenant] = []
@@ -119,6 +128,8 @@ class World:
         self._stray: set[asyncio.Task[None]] = set()
         for zone in sorted(FLEET.zones):
             self._found(zone)
+        for cell in self.cells.values():
+            cell.foreign = next(other.log for other in self.cells.values() if other.zone != cell.zone)
 
     def _found(self, zone: ZoneName) -> None:
         """The zone's directory: places the fixture tenants and publishes, over the wire's own encoding."""
@@ -146,7 +157,7 @@ class World:
         self.tables[zone] = placement.empty(zone).apply(update)
         admission = Admission(zone).apply(admission_codec.decode(placement_codec.update_bytes(update)))
         for cell in FLEET.cells_of(zone):
-            self.cells[cell.name] = SimCell(cell.name, zone, self.weather, self.clock, admission)
+            self.cells[cell.name] = SimCell(cell.name, zone, self.weather, self.clock, admission, defect=self._defect)
 
     async def request(self, tenant: SimTenant, edge: ZoneName, items: list[bytes]) -> None:
         """One attempt through an edge of `edge`: raises Failure, or ConnectionError when nobody answers."""
