@@ -1,9 +1,10 @@
 """The figures that issue 2 asks for, taken in one go and written where docs/validation.md is made from.
 
-    python -m bench.figures [--repeats 3]
+    python -m bench.figures [--repeats 3] [--add earlier.json]
 
-Every repeat measures every row once, on one fleet; a row's figure is the median of its repeats, and all of them are kept. Exit
-code 1 when an oracle failed or a target was missed.
+Every repeat measures every row once, on one fleet; a row's figure is the median of its repeats, and all of them are kept. `--add`
+puts runs that were taken before beside the new ones, disturbed ones too; `--repeats 0` only does that. Exit code 1 when an oracle
+failed or a target was missed.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Final
 
 import click
+import msgspec
 import uvloop
 from rich.console import Console
 from rich.table import Table
@@ -84,6 +86,8 @@ def _rows(seconds: float) -> tuple[Row, ...]:
 
 async def _run(rows: tuple[Row, ...], repeats: int, console: Console) -> dict[str, list[Figures]]:
     found: dict[str, list[Figures]] = {row.id: [] for row in rows}
+    if repeats == 0:
+        return found
     async with one_cell(console.print) as bench:
         for repeat in range(repeats):
             for row in rows:
@@ -97,6 +101,14 @@ async def _once(bench: Bench, row: Row, repeat: int, console: Console) -> Figure
     figures = await measure(bench, row.protocol, load, "edge", _WARMUP_SECONDS, row.command, console.print)
     report.show(console, figures)
     return figures
+
+
+def _earlier(path: Path) -> dict[str, list[Figures]]:
+    """The runs in a file of this command's. Raises SystemExit when they were taken on other hardware."""
+    document = msgspec.json.decode(path.read_bytes())
+    if document["hardware"] != resources.hardware():
+        sys.exit(f"{path} is of other hardware: its figures do not compare with those of this machine")
+    return {row["id"]: msgspec.convert(row["runs"], list[Figures]) for row in document["rows"]}
 
 
 def _document(rows: tuple[Row, ...], found: Mapping[str, list[Figures]], command: str) -> dict[str, object]:
@@ -147,13 +159,17 @@ def _show(console: Console, document: dict[str, object]) -> bool:
 @click.command()
 @click.option("--repeats", default=1, show_default=True)
 @click.option("--seconds", default=60.0, show_default=True, help="length of a throughput run; the others take half of it")
+@click.option("--add", type=click.Path(path_type=Path, exists=True), multiple=True, help="a file of earlier runs to put beside these")
 @click.option("--output", type=click.Path(path_type=Path), default=OUTPUT, show_default=True)
-def main(repeats: int, seconds: float, output: Path) -> None:
+def main(repeats: int, seconds: float, add: tuple[Path, ...], output: Path) -> None:
     """The figures of issue 2."""
     console = Console(width=120)
     rows = _rows(seconds)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         found = runner.run(_run(rows, repeats, console))
+    for path in add:
+        for name, runs in _earlier(path).items():
+            found[name] = runs + found[name]
     document = _document(rows, found, " ".join(["python -m bench.figures", *sys.argv[1:]]))
     report.write(output, document)
     sys.exit(0 if _show(console, document) else 1)
