@@ -16,7 +16,11 @@ class Signed(NamedTuple):
 
 
 class Journal(Protocol):
-    """Keeps signed updates in order. Nothing unsigned or wrongly signed ever comes out of `load`."""
+    """Keeps signed updates in order. Nothing unsigned or wrongly signed ever comes out of `load`.
+
+    `restart` and `append` raise OSError when the disk does not take it; then everything before is as it was, and the next one may
+    succeed.
+    """
 
     def load(self) -> list[Signed]:
         """All entries, in order; empty when there is no file. Stops before the first torn, damaged or forged entry."""

@@ -65,6 +65,12 @@ EDGE_UPDATES_REFUSED: Final = Metric(
     "pages: the last good map serves; find who published this",
     ("reason",),
 )
+EDGE_UPDATES_UNKEPT: Final = Metric(
+    "dataflow_edge_updates_unkept_total",
+    "counter",
+    "updates that serve from memory alone, since the disk did not take them",
+    "free or mend the agent's disk: a restart without the directory would serve an older map",
+)
 EDGE_COMPILE_SECONDS: Final = Metric(
     "dataflow_edge_compile_seconds",
     "histogram",
@@ -97,6 +103,7 @@ AGENT: Final = (
     EDGE_ENVOYS,
     EDGE_UPDATES,
     EDGE_UPDATES_REFUSED,
+    EDGE_UPDATES_UNKEPT,
     EDGE_COMPILE_SECONDS,
     EDGE_XDS_ACKS,
     EDGE_XDS_NACKS,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import grpc
 
@@ -27,14 +27,17 @@ class GrpcDirectory:
         self._metadata = (("authorization", f"Bearer {token}"),)
         self._follower = follower
 
-    async def watch(self, after_revision: int) -> AsyncIterator[Signed]:
+    async def watch(self, after_revision: int) -> AsyncGenerator[Signed, None]:
         """Ends or raises ConnectionError when the directory goes away."""
         request = routing_pb2.WatchRequest(after_revision=after_revision, follower=self._follower)
+        call = self._stub.Watch(request, metadata=self._metadata)
         try:
-            async for update in self._stub.Watch(request, metadata=self._metadata):
+            async for update in call:
                 yield Signed(update.update, update.signature)
         except grpc.aio.AioRpcError as error:
             raise ConnectionError(f"the directory answers {error.code().name}") from error
+        finally:
+            call.cancel()
 
     async def close(self) -> None:
         """Ends the watch."""

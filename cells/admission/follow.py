@@ -1,98 +1,95 @@
 """Follows the zone's directory: boots from the journal alone, then takes signed updates as they come.
 
-Losing the directory changes nothing but the age of the table. An update that is forged, older, shrunk or of another zone is
-refused and counted; the last good table serves.
+Losing the directory changes nothing but the age of the table; losing the disk, nothing but what the next boot begins with. An
+update that is forged, older, shrunk or of another zone is refused and counted; the last good table serves.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from typing import Final, Protocol
+import contextlib
+from collections.abc import AsyncGenerator, Callable
+from typing import Protocol
 
 from cells.admission import codec
-from cells.admission.metrics import ADMISSION_REFUSED, ADMISSION_REVISION
-from cells.admission.table import Admission
+from cells.admission.metrics import ADMISSION_REFUSED, ADMISSION_REVISION, ADMISSION_UNKEPT
+from cells.admission.table import Admission, Update
 from kernel.clock import Clock
 from kernel.errors import Failure
+from kernel.follow import Shelf, backoff
 from kernel.ids import ZoneName
 from kernel.journal import Journal, Signed
 from kernel.metrics import Meter
-
-_CHANGES_PER_WHOLE: Final = 1_000
-_BACKOFF_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
 
 
 class Directory(Protocol):
     """The directory as a follower sees it."""
 
-    def watch(self, after_revision: int) -> AsyncIterator[Signed]:
+    def watch(self, after_revision: int) -> AsyncGenerator[Signed, None]:
         """Everything after a revision, then changes for ever. Raises ConnectionError when the directory is away."""
         ...
 
 
 class Follower:
-    """Owns the current table. `on_change` is told of each new one, before anybody else sees it."""
+    """Owns the current table; `changed` is set with each new one, and cleared by whoever waits for it."""
 
     def __init__(
         self, zone: ZoneName, journal: Journal, directory: Directory, clock: Clock, meter: Meter, jitter: Callable[[], float]
     ) -> None:
         self.current = Admission(zone)
         self.changed = asyncio.Event()
-        self._journal = journal
+        self._shelf = Shelf(journal)
         self._directory = directory
         self._clock = clock
         self._meter = meter
         self._jitter = jitter
-        self._changes = 0
 
     def boot(self) -> bool:
         """Loads the journal; whether there was anything in it."""
-        for signed in self._journal.load():
-            if not self._take(signed):
+        for signed in self._shelf.load():
+            if self._take(signed) is None:
+                self._shelf.spoil()
                 break
-            self._changes += 1
         return self.current.revision > 0
 
     async def follow(self) -> None:
-        """Runs until it is cancelled."""
+        """Runs until it is cancelled. Only an update that is taken proves the directory good: until then waits grow."""
         failures = 0
         while True:
-            try:
-                async for signed in self._directory.watch(self._resume_after()):
-                    failures = 0
-                    if not self._keep(signed):
-                        break
-            except ConnectionError:
-                pass
-            await self._clock.sleep(_BACKOFF_SECONDS[min(failures, len(_BACKOFF_SECONDS) - 1)] * (0.5 + self._jitter()))
-            failures += 1
+            before = self.current
+            with contextlib.suppress(ConnectionError):
+                await self._attempt()
+            failures = failures + 1 if self.current is before else 0
+            await self._clock.sleep(backoff(failures, self._jitter()))
 
-    def _resume_after(self) -> int:
-        """A journal of many changes is renewed by asking for the whole."""
-        return 0 if self._changes > _CHANGES_PER_WHOLE else self.current.revision
+    async def _attempt(self) -> None:
+        """One watch, until the directory is away, an update is refused, or the journal is so long that a whole map is due."""
+        async with contextlib.aclosing(self._directory.watch(self._shelf.resume_after(self.current.revision))) as updates:
+            async for signed in updates:
+                if not self._keep(signed) or self._shelf.long:
+                    return
 
     def _keep(self, signed: Signed) -> bool:
-        if not self._journal.verify(signed):
+        if not self._shelf.verify(signed):
             self._meter.add(ADMISSION_REFUSED, why="signature")
             return False
-        if not self._take(signed):
+        update = self._take(signed)
+        if update is None:
             return False
-        if codec.decode(signed.update).whole:
-            self._journal.restart(signed)
-            self._changes = 0
-        else:
-            self._journal.append(signed)
-            self._changes += 1
+        self._shelf.keep(signed, whole=update.whole)
+        if self._shelf.trouble is not None:
+            self._meter.add(ADMISSION_UNKEPT)
         return True
 
-    def _take(self, signed: Signed) -> bool:
+    def _take(self, signed: Signed) -> Update | None:
+        """The update when the table took it."""
         try:
-            table = self.current.apply(codec.decode(signed.update))
+            update = codec.decode(signed.update)
+            table = self.current.apply(update)
         except Failure as failure:
             self._meter.add(ADMISSION_REFUSED, why=failure.reason.name.lower())
-            return False
+            return None
         self.current = table
         self._meter.set(ADMISSION_REVISION, table.revision)
         self.changed.set()
-        return True
+        return update

@@ -19,4 +19,10 @@ ADMISSION_REFUSED: Final = Metric(
     "pages: look at the directory's log before anything else; the last good table serves",
     ("why",),
 )
-METRICS: Final = (ADMISSION_REVISION, ADMISSION_REFUSED)
+ADMISSION_UNKEPT: Final = Metric(
+    "dataflow_admission_unkept_total",
+    "counter",
+    "placement updates that serve from memory alone, since the disk did not take them",
+    "free or mend the cell's disk: a restart without the directory would admit by an older placement",
+)
+METRICS: Final = (ADMISSION_REVISION, ADMISSION_REFUSED, ADMISSION_UNKEPT)

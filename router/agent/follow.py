@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from kernel.errors import Failure
+from kernel.follow import backoff
 from kernel.journal import Signed
 from kernel.metrics import Meter
 from router import metrics
@@ -17,8 +18,6 @@ from router.agent.feed import Feed, FeedLost
 from router.agent.keeper import Keeper
 from router.xds.snapshot import Snapshot
 
-BACKOFF_SECONDS_BASE: Final = 0.1
-BACKOFF_SECONDS_MAX: Final = 2.0
 _FAILURES_AFTER_REFUSAL: Final = 10  # what was refused will be again: wait the longest
 
 
@@ -40,12 +39,6 @@ class Logs(Protocol):
     def error(self, event: str, **values: object) -> object:
         """Something that pages."""
         ...
-
-
-def backoff(failures: int, chance: float) -> float:
-    """Seconds to wait after `failures` attempts in a row that brought nothing; `chance` in [0, 1) spreads the followers."""
-    ceiling = min(BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_BASE * 2.0 ** min(failures, 10))
-    return ceiling * (0.5 + chance / 2)
 
 
 @dataclass
@@ -89,11 +82,13 @@ class Follower:
             self._set_connected(False)
 
     async def _attempt(self) -> None:
-        """One connection, until it is lost or an update is refused: then the next one starts from what is held."""
+        """One connection, until it is lost, an update is refused, or the journal is long: then the next one starts from what is held."""
         try:
             async with contextlib.aclosing(self.feed.watch(self.keeper.resume_after, self._on_connected)) as updates:
                 async for signed in updates:
                     self._take(signed)
+                    if self.keeper.shelf.long:
+                        break
         except FeedLost as lost:
             if self.connected or self._failures == 0:
                 self.log.info("directory lost", status=str(lost))
@@ -110,9 +105,12 @@ class Follower:
         self.meter.observe(metrics.EDGE_COMPILE_SECONDS, time.perf_counter() - started)
         self.meter.add(metrics.EDGE_UPDATES, kind="whole" if update.whole else "change")
         self.last_refusal = None
+        self._failures = 0
+        if self.keeper.shelf.trouble is not None:
+            self.meter.add(metrics.EDGE_UPDATES_UNKEPT)
+            self.log.error("update not kept", revision=update.to_revision, detail=self.keeper.shelf.trouble)
 
     def _on_connected(self) -> None:
-        self._failures = 0
         self._set_connected(True)
         self.log.info("directory found", revision=self.keeper.table.revision)
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from kernel.errors import Failure, Reason
+from kernel.follow import Shelf
 from kernel.ids import ZoneName
 from kernel.journal import Journal, Signed
 from router.placement import codec
 from router.placement.table import Table, Update, empty
 from router.xds.compile import Compiled, compile_change, compile_whole
 from router.xds.listener import Listen
-
-JOURNAL_CHANGES_MAX: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +24,12 @@ class Booted:
 
 
 class Keeper:
-    """Holds the last good table, compiled. An update is verified, applied, compiled and checked, journalled - then it counts."""
+    """Holds the last good table, compiled. An update is verified, applied, compiled and checked; then it counts, and is journalled."""
 
     def __init__(self, zone: ZoneName, journal: Journal, listen: Listen) -> None:
         self._zone = zone
-        self._journal = journal
         self._listen = listen
-        self._changes = 0
+        self.shelf = Shelf(journal)
         self.compiled: Compiled | None = None
 
     @property
@@ -42,37 +39,34 @@ class Keeper:
 
     @property
     def resume_after(self) -> int:
-        """The revision to ask the directory from. 0, for a whole map, when there is none yet or the journal has grown long."""
-        return 0 if self._changes >= JOURNAL_CHANGES_MAX else self.table.revision
+        """The revision to ask the directory from; 0, for a whole map, when there is none yet or the disk needs it."""
+        return self.shelf.resume_after(self.table.revision)
 
     def boot(self) -> Booted:
         """Reads the disk. Entries after one that is refused are left out; with none there is simply no map yet."""
-        updates, refused = _parsed(self._journal.load())
+        updates, refused = _parsed(self.shelf.load())
         table, stopped = _prefix(empty(self._zone), updates)
         refused = refused or stopped
+        if refused:
+            self.shelf.spoil()
         if table.revision:
             self.compiled = compile_whole(table, self._listen)
-            # What stands behind a refused entry would never be read: a whole map must start the journal again.
-            self._changes = JOURNAL_CHANGES_MAX if refused else len(updates)
         return Booted(table.revision, refused)
 
     def take(self, signed: Signed) -> Update:
         """Takes an update of the directory, or raises Failure (BAD_SIGNATURE, SNAPSHOT_REFUSED) and keeps everything as it was."""
-        if not self._journal.verify(signed):
+        if not self.shelf.verify(signed):
             raise Failure(Reason.BAD_SIGNATURE)
         update = codec.parse_update(signed.update)
         table = self.table.apply(update)
         if update.whole:
             compiled = compile_whole(table, self._listen, self.compiled)
-            self._journal.restart(signed)
-            self._changes = 0
         elif self.compiled is None:
             raise Failure(Reason.SNAPSHOT_REFUSED, "a change came before any whole map")
         else:
             compiled = compile_change(self.compiled, table, [tenant.name for tenant in update.tenants])
-            self._journal.append(signed)
-            self._changes += 1
         self.compiled = compiled
+        self.shelf.keep(signed, whole=update.whole)
         return update
 
 

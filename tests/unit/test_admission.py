@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from cells.admission import codec
 from cells.admission.follow import Follower
 from cells.admission.table import Admission, Tenant, Update
 from dataflow.routing.v1 import routing_pb2
+from kernel import follow
 from kernel.epoch import Epoch
 from kernel.errors import Failure, Reason
 from kernel.ids import CellId, KeyHash, TenantId, ZoneName, hash_of
@@ -26,6 +27,7 @@ from kernel.metrics import MemoryMeter
 from kernel.process.journal import FileJournal, Signer
 from tests.support.cell import KEY, credential, fixture_admission
 from tests.support.clock import ManualClock
+from tests.support.journal import FillableJournal, room_for
 from tests.support.processes import eventually
 
 EU = ZoneName("eu")
@@ -110,26 +112,29 @@ def signed(revision: int, after: int, *names: str) -> Signed:
 
 
 class ScriptedDirectory:
-    """Plays one list of updates per watch; then it is away. Remembers what it was asked for."""
+    """Plays one list of updates per watch, without end after a None; then it is away. Remembers what it was asked for."""
 
-    def __init__(self, *watches: list[Signed]) -> None:
+    def __init__(self, *watches: list[Signed | None]) -> None:
         self.watches = list(watches)
         self.asked: list[int] = []
 
-    async def watch(self, after_revision: int) -> AsyncIterator[Signed]:
+    async def watch(self, after_revision: int) -> AsyncGenerator[Signed, None]:
         self.asked.append(after_revision)
         for update in self.watches.pop(0) if self.watches else []:
-            yield update
+            if update is None:
+                await asyncio.Event().wait()
+            else:
+                yield update
         raise ConnectionError("away")
 
 
 class Room:
     """A follower over a real journal file."""
 
-    def __init__(self, path: Path, *watches: list[Signed]) -> None:
+    def __init__(self, path: Path, *watches: list[Signed | None]) -> None:
         self.directory, self.meter, self.clock = ScriptedDirectory(*watches), MemoryMeter(), ManualClock()
         self.path = path
-        self.journal = FileJournal(path, SIGNER.public_key)
+        self.journal = FillableJournal(path, SIGNER.public_key)
         self.follower = Follower(EU, self.journal, self.directory, self.clock, self.meter, lambda: 0.0)
 
     async def follow(self, watches: int) -> None:
@@ -163,6 +168,82 @@ async def test_a_forged_update_is_refused_counted_and_not_kept(tmp_path: Path) -
     await room.follow(3)
     assert sorted(room.follower.current.tenants) == ["a", "b"]
     assert room.meter.values[("dataflow_admission_refused_total", (("why", "signature"),))] == 2
+
+
+async def test_a_full_disk_costs_the_next_boot_its_news_and_nothing_else(tmp_path: Path) -> None:
+    """Law: what the disk does not take serves from memory and is counted; the next watch asks for a whole map, which mends the disk."""
+    room = Room(tmp_path / "journal", [signed(2, 1, "b"), signed(3, 2, "c")], [signed(3, 0, "a", "b", "c")])
+    room.journal.restart(signed(1, 0, "a"))
+    room.follower.boot()
+    room.journal.refusals = 1
+    await room.follow(1)
+    assert sorted(room.follower.current.tenants) == ["a", "b", "c"]
+    assert room.meter.values[("dataflow_admission_unkept_total", ())] == 2
+    await room.follow(3)
+    assert room.directory.asked[:4] == [1, 0, 3, 3]
+    again = Room(tmp_path / "journal")
+    again.follower.boot()
+    assert again.follower.current == room.follower.current
+
+
+async def test_a_refused_entry_is_repaired_by_a_whole_map(tmp_path: Path) -> None:
+    """Law: after a boot that stopped at an entry, the journal is started again, so that later changes are reachable."""
+    room = Room(tmp_path / "journal", [signed(1, 0, "a"), signed(2, 1, "b")], [signed(3, 2, "c")])
+    room.journal.restart(signed(1, 0, "a"))
+    room.journal.append(signed(9, 8, "never"))
+    assert room.follower.boot()
+    await room.follow(2)
+    assert room.directory.asked[:2] == [0, 2]
+    again = Room(tmp_path / "journal")
+    assert again.follower.boot()
+    assert sorted(again.follower.current.tenants) == ["a", "b", "c"]
+
+
+async def test_a_long_journal_is_renewed_while_the_directory_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law: the journal is bounded also when no connection is ever lost."""
+    monkeypatch.setattr(follow, "JOURNAL_CHANGES_MAX", 2)
+    changes = [signed(1, 0, "a"), signed(2, 1, "b"), signed(3, 2, "c"), None]
+    room = Room(tmp_path / "journal", changes, [signed(3, 0, "a", "b", "c")])
+    await room.follow(2)
+    assert room.directory.asked[:3] == [0, 0, 3]
+    assert len(room.journal.load()) == 1
+
+
+@pytest.mark.parametrize("room_bytes", [1, 8, 40, 90])
+def test_an_append_that_does_not_fit_leaves_the_journal_as_it_was(tmp_path: Path, room_bytes: int) -> None:
+    """Law: a write that stops in the middle is taken back; what is appended later is read."""
+    journal = FileJournal(tmp_path / "journal", SIGNER.public_key)
+    journal.restart(signed(1, 0, "a"))
+    before = (tmp_path / "journal").read_bytes()
+    with room_for(tmp_path / "journal", room_bytes), pytest.raises(OSError, match="large"):
+        journal.append(signed(2, 1, "b" * 60))
+    assert (tmp_path / "journal").read_bytes() == before
+    journal.append(signed(2, 1, "c"))
+    assert FileJournal(tmp_path / "journal", SIGNER.public_key).load() == [signed(1, 0, "a"), signed(2, 1, "c")]
+
+
+def test_a_whole_map_that_does_not_fit_leaves_the_journal_as_it_was(tmp_path: Path) -> None:
+    """Law: the file is replaced by a whole one or not at all, and the torn one takes no room."""
+    journal = FileJournal(tmp_path / "journal", SIGNER.public_key)
+    journal.restart(signed(1, 0, "a"))
+    with room_for(tmp_path / "journal", 10), pytest.raises(OSError, match="large"):
+        journal.restart(signed(2, 0, "a" * 60, "b" * 60))
+    assert [file.name for file in tmp_path.iterdir()] == ["journal"]
+    journal.append(signed(2, 1, "b"))
+    assert journal.load() == [signed(1, 0, "a"), signed(2, 1, "b")]
+
+
+@given(cut=st.integers(1, 40))
+def test_an_append_behind_a_torn_tail_is_reachable(cut: int) -> None:
+    """Law: whoever appends, also without having read the file, appends to its valid prefix."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "journal"
+        first = FileJournal(path, SIGNER.public_key)
+        first.restart(signed(1, 0, "a"))
+        first.append(signed(2, 1, "torn"))
+        path.write_bytes(path.read_bytes()[:-cut])
+        FileJournal(path, SIGNER.public_key).append(signed(2, 1, "b"))
+        assert first.load() == [signed(1, 0, "a"), signed(2, 1, "b")]
 
 
 @given(st.integers(0, 10_000), st.integers(1, 255))

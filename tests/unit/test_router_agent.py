@@ -11,21 +11,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kernel import follow
 from kernel.errors import Failure, Reason
+from kernel.follow import BACKOFF_SECONDS_BASE, BACKOFF_SECONDS_MAX, backoff
 from kernel.ids import ZoneName
 from kernel.journal import Signed
 from kernel.metrics import MemoryMeter
 from kernel.process.journal import FileJournal, Signer
 from router import metrics
-from router.agent import keeper as keeping
 from router.agent.feed import FeedLost
-from router.agent.follow import BACKOFF_SECONDS_BASE, BACKOFF_SECONDS_MAX, Follower, backoff
+from router.agent.follow import Follower
 from router.agent.keeper import Keeper
 from router.placement import codec
 from router.placement.table import Update
 from router.xds.listener import Listen
 from router.xds.snapshot import Snapshot
 from tests.support.edge_room import QuietLog
+from tests.support.journal import FillableJournal
 from tests.support.processes import eventually
 from tests.support.router_words import EU, cell, source, table, tenant
 
@@ -106,7 +108,7 @@ def test_a_refused_entry_asks_for_a_whole_map(tmp_path: Path) -> None:
 
 def test_a_long_journal_asks_for_a_whole_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Law: the journal is bounded."""
-    monkeypatch.setattr(keeping, "JOURNAL_CHANGES_MAX", 2)
+    monkeypatch.setattr(follow, "JOURNAL_CHANGES_MAX", 2)
     held = keeper(tmp_path)
     held.take(WHOLE)
     held.take(change(5, 6))
@@ -166,3 +168,56 @@ async def test_following_goes_on_after_losses_and_refusals(tmp_path: Path) -> No
     stop.set()
     await task
     assert not follower.connected
+
+
+async def test_a_full_disk_costs_the_next_boot_its_news_and_nothing_else(tmp_path: Path) -> None:
+    """Law: what the disk does not take is shown to Envoy and counted; the next connection asks for a whole map, which mends the disk."""
+    journal = FillableJournal(tmp_path / "journal", SIGNER.public_key)
+    journal.restart(WHOLE)
+    later = SIGNER.sign(codec.update_bytes(replace(TABLE.whole(), to_revision=8, tenants=(tenant("t1", "b1", 3, source("web1", "k1")),))))
+    feed = ScriptedFeed([change(5, 6), change(6, 7)], [later, None])
+    meter, shown, log, stop = MemoryMeter(), LastShown(), QuietLog(), asyncio.Event()
+    follower = Follower(Keeper(EU, journal, Listen("127.0.0.1", 80)), feed, shown, meter, log, lambda: 0.0)
+    follower.boot()
+    journal.refusals = 1
+    task = asyncio.create_task(follower.run(stop))
+    await eventually(lambda: follower.keeper.table.revision == 8, "the whole map is taken")
+    assert feed.asked == [5, 0]
+    assert meter.values[(metrics.EDGE_UPDATES_UNKEPT.name, ())] == 2
+    assert [values["revision"] for event, values in log.lines if event == "update not kept"] == [6, 7]
+    assert shown.snapshot is not None
+    assert shown.snapshot.revision == keeper(tmp_path).table.revision == 8
+    stop.set()
+    await task
+
+
+async def test_a_long_journal_is_renewed_while_the_directory_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law: the journal is bounded also when no connection is ever lost."""
+    monkeypatch.setattr(follow, "JOURNAL_CHANGES_MAX", 2)
+    later = SIGNER.sign(codec.update_bytes(replace(TABLE.whole(), to_revision=7, tenants=(tenant("t1", "b1", 3, source("web1", "k1")),))))
+    feed, stop = ScriptedFeed([WHOLE, change(5, 6), change(6, 7), None], [later, None]), asyncio.Event()
+    follower = Follower(keeper(tmp_path), feed, LastShown(), MemoryMeter(), QuietLog(), lambda: 0.0)
+    task = asyncio.create_task(follower.run(stop))
+    await eventually(lambda: follower.keeper.resume_after == 7 and feed.asked == [0, 0], "the journal is renewed")
+    assert len(FileJournal(tmp_path / "journal", SIGNER.public_key).load()) == 1
+    stop.set()
+    await task
+
+
+async def test_a_connection_that_brings_nothing_does_not_shorten_the_wait(tmp_path: Path) -> None:
+    """Law: only an update that is taken proves the directory good; one that answers and hangs up is waited for longer and longer."""
+    waits: list[float] = []
+    feed, stop = ScriptedFeed(*([] for _ in range(4))), asyncio.Event()
+    follower = Follower(keeper(tmp_path), feed, LastShown(), MemoryMeter(), QuietLog(), lambda: 0.0)
+
+    def wait(failures: int, _: float) -> float:
+        waits.append(backoff(failures, 0.0))
+        return 0.0
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("router.agent.follow.backoff", wait)
+        task = asyncio.create_task(follower.run(stop))
+        await eventually(lambda: len(feed.asked) > 4, "five connections")
+    assert waits[:4] == sorted(set(waits[:4]))
+    stop.set()
+    await task
