@@ -9,8 +9,10 @@ import time
 from collections.abc import Awaitable, Mapping
 from pathlib import Path
 from typing import Final
+from urllib.parse import parse_qs, urlsplit
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 from rich.table import Table
 
@@ -23,13 +25,28 @@ from cli.local.state import StateFolder, default_folder
 from cli.local.supervisor import Status
 
 _DOWN_SECONDS: Final = 120.0
+_POSTGRES_VARIABLE: Final = "DATAFLOW_POSTGRES_URL"
+
+
+def _without_password(context: click.Context, parameter: click.Parameter, url: str) -> str:
+    """Everybody on the machine can read a command line; an environment its owner alone."""
+    typed = context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
+    if typed and (urlsplit(url).password or "password" in parse_qs(urlsplit(url).query)):
+        raise Unable("--postgres-url holds a password, which every user of this machine could read", f"set {_POSTGRES_VARIABLE} instead")
+    return url
 
 
 @click.command()
 @state_option
 @click.option("--port-base", type=int, default=PORT_BASE, show_default=True, help="First port; the map is in <state>/ports.json.")
 @click.option("--cell", "cells", multiple=True, help="Start only this cell and its zone. May be given several times.")
-@click.option("--postgres-url", default="", help="Use this PostgreSQL server (superuser's URL without a database) instead of our own.")
+@click.option(
+    "--postgres-url",
+    default="",
+    envvar=_POSTGRES_VARIABLE,
+    callback=_without_password,
+    help=f"Use this PostgreSQL server (superuser's URL without a database) instead of our own. With a password: in {_POSTGRES_VARIABLE}.",
+)
 @click.option("--otlp-endpoint", default="", help="Export traces to this OTLP/HTTP base URL.")
 def up(state: Path, port_base: int, cells: tuple[str, ...], postgres_url: str, otlp_endpoint: str) -> None:
     """Start the fleet and keep it running until Ctrl-C (or `dataflow down`)."""

@@ -21,7 +21,7 @@ _CODE: Final = re.compile(r"```[a-z]*\n(.*?)```|`([^`\n]+)`", re.DOTALL)
 _PATH: Final = re.compile(rf"^(?:{_ROOMS})(?:/[\w.-]+)*/?$")
 _TEST: Final = re.compile(r"\btests/[\w/]+\.py::(\w+)")
 # Variables that are no setting of a service but of the command line.
-_OWN_VARIABLES: Final = {"DATAFLOW_STATE"}
+_OWN_VARIABLES: Final = {"DATAFLOW_STATE", "DATAFLOW_POSTGRES_URL"}
 
 
 def spans(text: str) -> Iterator[str]:
