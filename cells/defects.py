@@ -114,7 +114,7 @@ class GrpcShell(grpc.aio.ServerInterceptor):
     def _stream(self, method: str, behaviour: Behaviour, parse: Parse) -> Behaviour:
         async def guarded(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
             try:
-                async for answer in behaviour((_parsed(parse, request) async for request in requests), context):
+                async for answer in behaviour(_each_parsed(parse, requests), context):
                     yield answer
             except grpc.aio.AbortError:
                 raise
@@ -135,3 +135,8 @@ def _parsed(parse: Parse, request: bytes) -> Any:
         return parse(request)
     except DecodeError as error:
         raise Failure(Reason.MALFORMED_BODY, "the message cannot be read") from error
+
+
+async def _each_parsed(parse: Parse, requests: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+    async for request in requests:
+        yield _parsed(parse, request)
