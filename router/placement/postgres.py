@@ -14,38 +14,32 @@ from kernel.epoch import Epoch
 from kernel.errors import Failure, Reason
 from kernel.ids import CellId, KeyHash, SourceId, TenantId, ZoneName
 from kernel.limits import Plan
+from kernel.queries import parse
 from router.placement.store import CHANGES_KEPT, REPLAY_CHANGES_MAX, Change
 from router.placement.table import Credential, Source, Table, Tenant, Topology
 
-_SQL: Final = Path(__file__).parent / "sql"
+_FOLDER: Final = Path(__file__).parent / "sql"
+_SQL: Final = {query.name: query.text for query in parse((_FOLDER / "queries.sql").read_text()).values()}
 _LOCK: Final = 7301
 _COMMAND_SECONDS: Final = 10.0
 _CONNECTIONS_MAX: Final = 4
 _LOST: Final = (OSError, TimeoutError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.OperatorInterventionError)
 _EMPTY: Final = Topology((), ())
 
-_TENANTS: Final = """
-SELECT name, cell, epoch, suspended, plan, dedicated_schema, pin, revision FROM placement.tenant
-WHERE zone = $1 AND ($2::text IS NULL OR name = $2) ORDER BY name"""
-_SOURCES: Final = """
-SELECT tenant, name, slug FROM placement.source WHERE zone = $1 AND ($2::text IS NULL OR tenant = $2) ORDER BY ordinal"""
-_CREDENTIALS: Final = """
-SELECT tenant, source, hash, revoked FROM placement.credential WHERE zone = $1 AND ($2::text IS NULL OR tenant = $2) ORDER BY ordinal"""
-
 
 async def migrate(dsn: str) -> None:
-    """Runs the files of sql/ that this database has not seen, in name order. Safe to run from several processes at once."""
+    """Runs the numbered files of sql/ that this database has not seen, in name order. Safe to run from several processes at once."""
     connection = await asyncpg.connect(dsn)
     try:
         async with connection.transaction():
-            await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
-            await connection.execute("CREATE SCHEMA IF NOT EXISTS placement")
-            await connection.execute("CREATE TABLE IF NOT EXISTS placement.migration (name text PRIMARY KEY, applied_at timestamptz)")
-            seen = {row["name"] for row in await connection.fetch("SELECT name FROM placement.migration")}
-            for file in sorted(_SQL.glob("*.sql")):
+            await connection.execute(_SQL["one_at_a_time"], _LOCK)
+            await connection.execute(_SQL["make_schema"])
+            await connection.execute(_SQL["make_migrations"])
+            seen = {row["name"] for row in await connection.fetch(_SQL["migrations"])}
+            for file in sorted(_FOLDER.glob("[0-9]*.sql")):
                 if file.name not in seen:
                     await connection.execute(file.read_text())
-                    await connection.execute("INSERT INTO placement.migration VALUES ($1, now())", file.name)
+                    await connection.execute(_SQL["migrated"], file.name)
     finally:
         await connection.close()
 
@@ -59,7 +53,7 @@ async def open_store(dsn: str, zone: ZoneName) -> AsyncIterator[PostgresStore]:
     except _LOST as error:
         raise Failure(Reason.STORE_UNAVAILABLE, type(error).__name__) from error
     try:
-        await pool.execute("INSERT INTO placement.zone (name) VALUES ($1) ON CONFLICT DO NOTHING", zone)
+        await pool.execute(_SQL["make_zone"], zone)
         yield PostgresStore(pool, zone)
     finally:
         await pool.close()
@@ -81,24 +75,22 @@ class PostgresStore:
     async def adopt(self, topology: Topology) -> int:
         """See the port."""
         async with self._mutation() as connection:
-            row = await connection.fetchrow("SELECT revision, topology FROM placement.zone WHERE name = $1 FOR UPDATE", self._zone)
+            row = await connection.fetchrow(_SQL["lock_zone"], self._zone)
             if row["topology"] is not None and _topology(row["topology"]) == topology:
                 return int(row["revision"])
-            homeless = await connection.fetchval(
-                "SELECT min(name) FROM placement.tenant WHERE zone = $1 AND cell <> ALL ($2)", self._zone, [c.cell for c in topology.cells]
-            )
+            homeless = await connection.fetchval(_SQL["homeless"], self._zone, [c.cell for c in topology.cells])
             if homeless is not None:
                 raise Failure(Reason.SNAPSHOT_REFUSED, f"the topology lacks the home of {homeless}")
             revision = await self._step(connection)
             body = msgspec.json.encode(topology).decode()
-            await connection.execute("UPDATE placement.zone SET topology = $2 WHERE name = $1", self._zone, body)
-            await connection.execute("INSERT INTO placement.change (zone, revision) VALUES ($1, $2)", self._zone, revision)
+            await connection.execute(_SQL["set_topology"], self._zone, body)
+            await connection.execute(_SQL["log_change"], self._zone, revision, None)
             return revision
 
     async def table(self) -> Table:
         """See the port."""
         async with self._reading() as connection:
-            row = await connection.fetchrow("SELECT revision, topology FROM placement.zone WHERE name = $1", self._zone)
+            row = await connection.fetchrow(_SQL["zone"], self._zone)
             topology = _topology(row["topology"])
             tenants = {tenant.name: tenant for tenant in await self._tenants(connection, None)}
         return Table(self._zone, row["revision"], tenants, {c.cell: c for c in topology.cells}, dict(topology.zones))
@@ -113,7 +105,7 @@ class PostgresStore:
 
         async def insert(connection: Any, revision: int) -> None:
             await connection.execute(
-                "INSERT INTO placement.tenant VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+                _SQL["add_tenant"],
                 self._zone,
                 tenant.name,
                 tenant.cell,
@@ -132,9 +124,7 @@ class PostgresStore:
         """See the port."""
 
         async def update(connection: Any, _: int) -> None:
-            await connection.execute(
-                "UPDATE placement.tenant SET suspended = $3 WHERE zone = $1 AND name = $2", self._zone, name, suspended
-            )
+            await connection.execute(_SQL["suspend"], self._zone, name, suspended)
 
         async with self._mutation() as connection:
             await self._lock(connection)
@@ -145,13 +135,7 @@ class PostgresStore:
         """See the port."""
 
         async def insert(connection: Any, _: int) -> None:
-            await connection.execute(
-                "INSERT INTO placement.source (zone, tenant, name, slug) VALUES ($1, $2, $3, $4)",
-                self._zone,
-                name,
-                source.name,
-                source.slug,
-            )
+            await connection.execute(_SQL["add_source"], self._zone, name, source.name, source.slug)
             for key in source.write_keys:
                 await self._insert_key(connection, name, source.name, key)
 
@@ -177,13 +161,11 @@ class PostgresStore:
         """See the port."""
 
         async def update(connection: Any, _: int) -> None:
-            await connection.execute("UPDATE placement.credential SET revoked = true WHERE hash = $1", key)
+            await connection.execute(_SQL["revoke"], self._zone, key)
 
         async with self._mutation() as connection:
             await self._lock(connection)
-            row = await connection.fetchrow(
-                "SELECT tenant, revoked FROM placement.credential WHERE zone = $1 AND hash = $2", self._zone, key
-            )
+            row = await connection.fetchrow(_SQL["key"], self._zone, key)
             if row is None:
                 raise Failure(Reason.UNKNOWN_KEY)
             if row["revoked"]:
@@ -194,12 +176,7 @@ class PostgresStore:
         """See the port."""
         async with self._reading() as connection:
             revision = await self._revision(connection)
-            rows = await connection.fetch(
-                "SELECT revision, tenant FROM placement.change WHERE zone = $1 AND revision > $2 ORDER BY revision LIMIT $3",
-                self._zone,
-                after,
-                limit,
-            )
+            rows = await connection.fetch(_SQL["changes"], self._zone, after, limit)
         if after > revision or (after < revision and (not rows or rows[0]["revision"] != after + 1)):
             return None
         return tuple(Change(row["revision"], None if row["tenant"] is None else _parse_tenant(row["tenant"])) for row in rows)
@@ -220,28 +197,24 @@ class PostgresStore:
         """One mutation of one tenant: the zone's row is locked first, so that no other step comes between."""
         revision = await self._step(connection)
         await write(connection, revision)
-        await connection.execute("UPDATE placement.tenant SET revision = $3 WHERE zone = $1 AND name = $2", self._zone, name, revision)
+        await connection.execute(_SQL["touch_tenant"], self._zone, name, revision)
         held = await self._tenant(connection, name)
         body = msgspec.json.encode(held).decode()
-        await connection.execute("INSERT INTO placement.change (zone, revision, tenant) VALUES ($1, $2, $3)", self._zone, revision, body)
-        await connection.execute(
-            "DELETE FROM placement.change WHERE zone = $1 AND revision <= $2", self._zone, revision - self._changes_kept
-        )
+        await connection.execute(_SQL["log_change"], self._zone, revision, body)
+        await connection.execute(_SQL["trim_changes"], self._zone, revision - self._changes_kept)
         return held
 
     async def _lock(self, connection: Any) -> None:
-        await connection.execute("SELECT 1 FROM placement.zone WHERE name = $1 FOR UPDATE", self._zone)
+        await connection.execute(_SQL["lock_zone"], self._zone)
 
     async def _step(self, connection: Any) -> int:
-        statement = "UPDATE placement.zone SET revision = revision + 1 WHERE name = $1 RETURNING revision"
-        return int(await connection.fetchval(statement, self._zone))
+        return int(await connection.fetchval(_SQL["step"], self._zone))
 
     async def _revision(self, connection: Any) -> int:
-        return int(await connection.fetchval("SELECT revision FROM placement.zone WHERE name = $1", self._zone))
+        return int(await connection.fetchval(_SQL["revision"], self._zone))
 
     async def _insert_key(self, connection: Any, tenant: TenantId, source: SourceId | None, key: Credential) -> None:
-        statement = "INSERT INTO placement.credential (hash, zone, tenant, source, revoked) VALUES ($1, $2, $3, $4, $5)"
-        await connection.execute(statement, key.hash, self._zone, tenant, source, key.revoked)
+        await connection.execute(_SQL["add_key"], key.hash, self._zone, tenant, source, key.revoked)
 
     async def _tenant(self, connection: Any, name: TenantId) -> Tenant:
         found = await self._tenants(connection, name)
@@ -251,15 +224,15 @@ class PostgresStore:
 
     async def _tenants(self, connection: Any, name: TenantId | None) -> list[Tenant]:
         keys: dict[tuple[str, str | None], list[Credential]] = {}
-        for row in await connection.fetch(_CREDENTIALS, self._zone, name):
+        for row in await connection.fetch(_SQL["credentials"], self._zone, name):
             keys.setdefault((row["tenant"], row["source"]), []).append(Credential(KeyHash(row["hash"]), row["revoked"]))
         sources: dict[str, list[Source]] = {}
-        for row in await connection.fetch(_SOURCES, self._zone, name):
+        for row in await connection.fetch(_SQL["sources"], self._zone, name):
             held = tuple(keys.get((row["tenant"], row["name"]), ()))
             sources.setdefault(row["tenant"], []).append(Source(SourceId(row["name"]), row["slug"], held))
         return [
             _tenant_of(self._zone, row, sources.get(row["name"], ()), keys.get((row["name"], None), ()))
-            for row in await connection.fetch(_TENANTS, self._zone, name)
+            for row in await connection.fetch(_SQL["tenants"], self._zone, name)
         ]
 
 

@@ -1,0 +1,103 @@
+-- Every statement of the directory's store, by name. Loaded by router/placement/postgres.py.
+
+-- name: one_at_a_time
+-- Migrations of one database wait for each other.
+SELECT pg_advisory_xact_lock($1)
+
+-- name: make_schema
+-- Where everything is, the record of migrations included.
+CREATE SCHEMA IF NOT EXISTS placement
+
+-- name: make_migrations
+-- The record of migrations.
+CREATE TABLE IF NOT EXISTS placement.migration (name text PRIMARY KEY, applied_at timestamptz)
+
+-- name: migrations
+-- The files that this database has seen.
+SELECT name FROM placement.migration
+
+-- name: migrated
+-- Records a file.
+INSERT INTO placement.migration VALUES ($1, now())
+
+-- name: make_zone
+-- The zone's row, which every mutation locks.
+INSERT INTO placement.zone (name) VALUES ($1) ON CONFLICT DO NOTHING
+
+-- name: zone
+-- The zone's revision and topology.
+SELECT revision, topology FROM placement.zone WHERE name = $1
+
+-- name: lock_zone
+-- The same, held still: no other mutation of the zone comes between.
+SELECT revision, topology FROM placement.zone WHERE name = $1 FOR UPDATE
+
+-- name: revision
+-- The zone's revision.
+SELECT revision FROM placement.zone WHERE name = $1
+
+-- name: step
+-- One revision further; locks the zone's row as well.
+UPDATE placement.zone SET revision = revision + 1 WHERE name = $1 RETURNING revision
+
+-- name: homeless
+-- A tenant whose home is none of these cells.
+SELECT min(name) FROM placement.tenant WHERE zone = $1 AND cell <> ALL ($2)
+
+-- name: set_topology
+-- The zone's cells, and every zone's endpoint.
+UPDATE placement.zone SET topology = $2 WHERE name = $1
+
+-- name: tenants
+-- All tenants of the zone, or one.
+SELECT name, cell, epoch, suspended, plan, dedicated_schema, pin, revision FROM placement.tenant
+WHERE zone = $1 AND ($2::text IS NULL OR name = $2) ORDER BY name
+
+-- name: sources
+-- The sources of all tenants, or of one, in the order of their making.
+SELECT tenant, name, slug FROM placement.source WHERE zone = $1 AND ($2::text IS NULL OR tenant = $2) ORDER BY ordinal
+
+-- name: credentials
+-- The keys of all tenants, or of one, in the order of their making.
+SELECT tenant, source, hash, revoked FROM placement.credential WHERE zone = $1 AND ($2::text IS NULL OR tenant = $2) ORDER BY ordinal
+
+-- name: add_tenant
+-- A tenant without sources and keys.
+INSERT INTO placement.tenant (zone, name, cell, epoch, suspended, plan, dedicated_schema, pin, revision)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+
+-- name: touch_tenant
+-- The revision of the tenant's last change.
+UPDATE placement.tenant SET revision = $3 WHERE zone = $1 AND name = $2
+
+-- name: suspend
+-- Stops or resumes a tenant.
+UPDATE placement.tenant SET suspended = $3 WHERE zone = $1 AND name = $2
+
+-- name: add_source
+-- A source without keys.
+INSERT INTO placement.source (zone, tenant, name, slug) VALUES ($1, $2, $3, $4)
+
+-- name: add_key
+-- A key of a source, or a read key, which has none.
+INSERT INTO placement.credential (hash, zone, tenant, source, revoked) VALUES ($1, $2, $3, $4, $5)
+
+-- name: key
+-- Whose key it is, and whether it is revoked.
+SELECT tenant, revoked FROM placement.credential WHERE zone = $1 AND hash = $2
+
+-- name: revoke
+-- Marks a key, for ever.
+UPDATE placement.credential SET revoked = true WHERE zone = $1 AND hash = $2
+
+-- name: log_change
+-- What the tenant was right after the step; none when the topology changed.
+INSERT INTO placement.change (zone, revision, tenant) VALUES ($1, $2, $3)
+
+-- name: trim_changes
+-- Followers that are further behind get the whole table.
+DELETE FROM placement.change WHERE zone = $1 AND revision <= $2
+
+-- name: changes
+-- The next steps after a revision.
+SELECT revision, tenant FROM placement.change WHERE zone = $1 AND revision > $2 ORDER BY revision LIMIT $3
