@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 
 from cells.eventlog import codec
-from cells.eventlog.log import EventLog
+from cells.eventlog.log import Entry, EventLog
 from cells.processing.store import Applier
 from kernel import limits
 from kernel.effects import Position
 from kernel.errors import Failure, Reason
 from kernel.ids import TenantId
 
-_RECORDS_MAX = 20_000
+_FETCHES_MAX = 200
 
 
 async def locate(log: EventLog, store: Applier, tenant: TenantId, message_id: str) -> Position | None:
@@ -30,19 +31,22 @@ async def locate(log: EventLog, store: Applier, tenant: TenantId, message_id: st
 async def _search(log: EventLog, store: Applier, tenant: TenantId, message_id: str) -> Position | None:
     positions = await store.positions()
     for partition, bounds in (await log.bounds()).items():
-        offset = max(bounds.first, positions.get(partition, 0))
-        searched = 0
-        while offset < bounds.next and searched < _RECORDS_MAX:
-            entries = await log.fetch(partition, offset, limits.FETCH_RECORDS_MAX, limits.FETCH_BYTES_MAX, 0.0)
-            if not entries:
-                break
-            for entry in entries:
-                await asyncio.sleep(0)
-                if entry.record.tenant == tenant and (ordinal := _ordinal(entry.record.body, message_id)) is not None:
-                    return Position(partition, entry.offset, ordinal)
-            searched += len(entries)
-            offset = entries[-1].offset + 1
+        async for entry in _unapplied(log, partition, max(bounds.first, positions.get(partition, 0)), bounds.next):
+            ordinal = _ordinal(entry.record.body, message_id) if entry.record.tenant == tenant else None
+            if ordinal is not None:
+                return Position(partition, entry.offset, ordinal)
     return None
+
+
+async def _unapplied(log: EventLog, partition: int, offset: int, end: int) -> AsyncIterator[Entry]:
+    """The records of the first fetches from `offset` on, a breath between them."""
+    for _ in range(_FETCHES_MAX):
+        if offset >= end:
+            return
+        for entry in await log.fetch(partition, offset, limits.FETCH_RECORDS_MAX, limits.FETCH_BYTES_MAX, 0.0):
+            yield entry
+            offset = entry.offset + 1
+            await asyncio.sleep(0)
 
 
 def _ordinal(body: bytes, message_id: str) -> int | None:

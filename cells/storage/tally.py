@@ -6,12 +6,17 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
+from typing import Final
 
 from kernel.clock import HOUR, Micros, day_of, hour_of
 from kernel.effects import Apply, Effects
 from kernel.ids import TenantId
+from kernel.limits import INDEX_ROW_BYTES_MAX
 
 TenantHour = tuple[TenantId, Micros]
+
+# Of UTF-8, at four bytes a character; what is left is the tenant's name and the row's own head.
+_KEY_BYTES_MAX: Final = INDEX_ROW_BYTES_MAX - 96
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +41,7 @@ class Line:
 
 
 def count(apply: Apply) -> Tally:
-    """Counts the effects. Raises ValueError when they do not add up to `accepted`, or the position would not move forward."""
+    """Counts the effects. Raises ValueError: they do not add up to `accepted`, the position would not move, a key is too long."""
     effects = apply.effects
     if not 0 <= apply.expected < apply.next:
         raise ValueError(f"an apply moves a position forward, not from {apply.expected} to {apply.next}")
@@ -50,6 +55,8 @@ def count(apply: Apply) -> Tally:
     found = sum((Counter(part) for part in (rows, quarantined, held)), Counter[TenantHour]())
     if found != Counter(effects.accepted):
         raise ValueError("the effects do not add up to what was accepted")
+    if any(4 * (len(claim.node) + len(claim.name)) > _KEY_BYTES_MAX for claim in effects.traits):
+        raise ValueError("a trait's key is longer than an index row may be")
     return tally
 
 

@@ -391,11 +391,3 @@ async def test_a_stuck_apply_ends_at_its_deadline(postgres_room: Room) -> None:
     finally:
         await blocker.close()
     assert await room.apply(effects(row("m1"))) == Applied(1, 0, 0, 0, 0)
-
-
-@pytest.mark.postgres
-async def test_a_payload_that_is_not_json_is_refused_not_retried(postgres_room: Room) -> None:
-    """ValueError tells the caller that trying again will not help; nothing changes and the store goes on."""
-    with pytest.raises(ValueError, match="cannot keep"):
-        await postgres_room.apply(effects(row("m1", payload=b"{")))
-    assert await postgres_room.apply(effects(row("m1"))) == Applied(1, 0, 0, 0, 0)

@@ -42,7 +42,7 @@ DRIVERS: Final[dict[str, dict[str, str]]] = {
         "kernel/process/*.py": "the one place that configures it",
         "cells/tracing.py": "traceparent in and out",
         "cells/*/api*.py": "the shells' spans",
-        "cells/processing/consumer.py": "a shell: one span per round, linked to the records' spans",
+        "cells/processing/partition.py": "a shell: one span per round, linked to the records' spans",
         "cells/storage/ask.py": "a shell: the span of a question",
     },
     "prometheus_client": {"kernel/process/telemetry.py": "the one place that knows it"},

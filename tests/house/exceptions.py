@@ -28,10 +28,8 @@ _ENDLESS: Final = "an endless loop around one attempt and its failure; taking it
 EXCUSED: Final = (
     Excused("shallow", "cells/eventlog/postgres.py", "_run", _ENDLESS),
     Excused("shallow", "cells/processing/consumer.py", "run", _ENDLESS),
-    Excused("shallow", "cells/processing/locate.py", "locate", "a search over partitions, pages, entries; it ends at the innermost hit"),
     Excused("shallow", "cells/storage/auditor.py", "_write", _ENDLESS),
     Excused("shallow", "router/api/service.py", "Watch", _ENDLESS),
-    Excused("short_modules", "tests/contracts/test_store.py", "lines", "one port, one contract suite; to be cut when the port is"),
     Excused("shells_take_the_clock", "router/agent/follow.py", "imports time", "times its compile for a metric; decides nothing by it"),
     Excused("environment_at_the_door", "cli/demo/run.py", "os.environ", "`make demo SABOTAGE=` reaches it as a variable"),
     Excused("environment_at_the_door", "cli/local/fleet.py", "os.environ", "PATH, HOME and LANG are handed on to its processes"),
@@ -39,7 +37,7 @@ EXCUSED: Final = (
     Excused("narrow_excepts", "cells/defects.py", "Exception", "the outermost shell: a defect is told to the operator, then answered"),
     Excused("frozen_words", "kernel/metrics.py", "MemoryMeter", "a fake of the meter, for tests and the simulation; it crosses nothing"),
 )
-ENTRIES_MAX: Final = 12
+ENTRIES_MAX: Final = 10
 
 
 # Searches of `test_texts`: name -> file -> reason.

@@ -45,6 +45,7 @@ PLACES: Final[tuple[tuple[str, Place], ...]] = (
     ("cells/ingest/body.py", "shell"),
     ("cells/eventlog/retention.py", "shell"),
     ("cells/processing/consumer.py", "shell"),
+    ("cells/processing/partition.py", "shell"),
     ("cells/processing/locate.py", "shell"),
     ("cells/storage/ask.py", "shell"),
     ("cells/storage/auditor.py", "shell"),
