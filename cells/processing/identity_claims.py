@@ -20,9 +20,14 @@ _decoder: Final = msgspec.json.Decoder(_Traits)
 
 
 def identities(tenant: TenantId, envelope: Envelope) -> tuple[IdentityClaim, ...]:
-    """One claim when an event names two identities: a user and its anonymous id, or an alias and what it replaces."""
+    """What an event says when it names two identities: a user and its anonymous id, or an alias and what it replaces.
+
+    The `previousId` of an alias is an anonymous id or a former user id (Segment's specification does not tell which): both are
+    claimed, so that the history under either is found.
+    """
     if envelope.type == "alias" and envelope.previous_id is not None:
-        return (IdentityClaim(tenant, node_of(envelope), f"u:{envelope.previous_id}"),)
+        node = node_of(envelope)
+        return (IdentityClaim(tenant, node, f"a:{envelope.previous_id}"), IdentityClaim(tenant, node, f"u:{envelope.previous_id}"))
     if envelope.user_id is not None and envelope.anonymous_id is not None:
         return (IdentityClaim(tenant, f"u:{envelope.user_id}", f"a:{envelope.anonymous_id}"),)
     return ()

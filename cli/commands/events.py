@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -10,6 +12,7 @@ from typing import Final
 import click
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.table import Table
+from rich.text import Text
 
 from cli.commands.options import console, run, running, state_option, zone_of_tenant
 from cli.errors import Unable
@@ -22,6 +25,7 @@ _OVERLAP_SECONDS: Final = 60
 _PAGE_EVENTS: Final = 200
 _PAGES_MAX: Final = 25
 _REMEMBERED_MAX: Final = 20_000
+_TYPES: Final = ("track", "identify", "page", "screen", "group", "alias")
 _PLACES: Final = {
     pb.TraceEventResponse.PLACE_UNKNOWN: "not in this cell",
     pb.TraceEventResponse.PLACE_LOG: "in the log, not yet applied",
@@ -41,23 +45,33 @@ def events() -> None:
 @tenant_option
 @click.option("--limit", type=click.IntRange(1, 100_000), default=20, show_default=True)
 @click.option("--user", default="", help="Only this user id.")
-@click.option("--type", "kind", default="", help="Only track, identify, page, screen, group or alias.")
+@click.option("--type", "kind", type=click.Choice(_TYPES), default=None, help="Only events of this type.")
 @click.option("--name", default="", help="Only events of this name.")
 @state_option
-def list_events(tenant: str, limit: int, user: str, kind: str, name: str, state: Path) -> None:
-    """Show the newest events of the last 7 days."""
+def list_events(tenant: str, limit: int, user: str, kind: str | None, name: str, state: Path) -> None:
+    """Show the newest events of the last 7 days: a table on a terminal, a line each elsewhere."""
     access = running(state)
 
     async def show() -> None:
-        table = Table("happened", "type", "name", "user", "source", "cell")
-        table.add_column("message id", overflow="fold", min_width=20)
+        filters = pb.EventFilter(user_id=user, type=kind or "", name=name)
         async with await _query(access, tenant) as query:
-            async for event in query.events(pb.EventFilter(user_id=user, type=kind, name=name), limit):
-                user_text = event.user_id or f"({event.anonymous_id})"
-                table.add_row(_time(event.timestamp), event.type, event.name, user_text, event.source, event.cell, event.message_id)
-        console().print(table)
+            if sys.stdout.isatty():
+                await _show_table(query.events(filters, limit))
+                return
+            async for event in query.events(filters, limit):
+                click.echo(_line(event))
 
     run(show)
+
+
+async def _show_table(found: AsyncIterator[pb.StoredEvent]) -> None:
+    table = Table("happened", "type", "name", "user", "source", "cell")
+    table.add_column("message id", overflow="fold", min_width=20)
+    async for event in found:
+        who = event.user_id or f"({event.anonymous_id})"
+        cells = (_time(event.timestamp), event.type, event.name, who, event.source, event.cell, event.message_id)
+        table.add_row(*(Text(_printable(cell)) for cell in cells))
+    console().print(table)
 
 
 @events.command("tail")
@@ -71,7 +85,12 @@ def tail(tenant: str, state: Path) -> None:
         known: dict[str, None] = {}
         async with await _query(access, tenant) as query:
             while True:
-                for event in await _fresh(query, known):
+                try:
+                    fresh = await _fresh(query, known)
+                except Unable as error:
+                    click.echo(f"still trying: {error}", err=True)
+                    fresh = []
+                for event in fresh:
                     click.echo(_line(event))
                 while len(known) > _REMEMBERED_MAX:
                     del known[next(iter(known))]
@@ -93,17 +112,18 @@ def trace(message_id: str, tenant: str, state: Path) -> None:
         for name in names:
             async with await _query(access, name) as query:
                 found = await query.trace(message_id)
-            if found.place != pb.TraceEventResponse.PLACE_UNKNOWN or tenant:
-                click.echo(f"{message_id} of tenant {name}: {_PLACES.get(found.place, 'unspecified')}")
-                click.echo(f"  why: {found.why}")
-                if found.place != pb.TraceEventResponse.PLACE_UNKNOWN:
-                    click.echo(f"  log position: partition {found.partition}, offset {found.offset}, index {found.ordinal}")
+            if found.place != pb.TraceEventResponse.PLACE_UNKNOWN:
+                click.echo(f"{_printable(message_id)} of tenant {name}: {_PLACES.get(found.place, 'unspecified')}")
+                if found.why:
+                    click.echo(f"  why: {_printable(found.why)}")
+                click.echo(f"  log position: partition {found.partition}, offset {found.offset}, index {found.ordinal}")
                 if found.HasField("event"):
                     click.echo(f"  {_line(found.event)}")
                     click.echo(f"  received {_time(found.event.received_at)}, stored {_time(found.event.stored_at)}")
                 return
         raise Unable(
-            f"no tenant of this fleet has an event {message_id}", "was it acknowledged? an event older than the log's retention is gone"
+            f"{f'tenant {tenant} has no' if tenant else 'no tenant of this fleet has an'} event {_printable(message_id)}",
+            "was it acknowledged? an event that was refused is not kept: the answer to its request said why",
         )
 
     run(ask)
@@ -145,4 +165,9 @@ def _time(at: Timestamp) -> str:
 
 def _line(event: pb.StoredEvent) -> str:
     who = event.user_id or event.anonymous_id
-    return f"{_time(event.timestamp)} {event.cell} {event.type} {event.name or '-'} {who} {event.message_id}"
+    return _printable(f"{_time(event.timestamp)} {event.cell} {event.type} {event.name or '-'} {who} {event.message_id}")
+
+
+def _printable(text: str) -> str:
+    """What a client sent, fit for a terminal: nothing in it moves the cursor or changes a colour."""
+    return "".join(character if character.isprintable() else "\ufffd" for character in text)

@@ -44,8 +44,13 @@ def running(state: Path) -> Access:
     """The fleet that runs in `state`. Raises Unable when none does."""
     access = attach(state)
     if access.state.holder() is None:
-        raise Unable(f"no fleet runs in {state}", "start it with `dataflow up`")
+        raise Unable(f"no fleet runs in {state}", f"start it with `dataflow up{state_hint(state)}`")
     return access
+
+
+def state_hint(state: Path) -> str:
+    """What a suggested command needs to find the same fleet; empty for the one that is found without."""
+    return "" if state == default_folder() else f" --state {state}"
 
 
 async def zone_of_tenant(access: Access, tenant: str) -> str:

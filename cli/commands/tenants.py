@@ -7,9 +7,10 @@ from pathlib import Path
 import click
 from rich.table import Table
 
-from cli.commands.options import console, run, running, state_option, zone_of_tenant
+from cli.commands.options import console, run, running, state_hint, state_option, zone_of_tenant
 from cli.errors import Unable
 from cli.local import snippets
+from cli.local.access import Access
 from kernel.ids import is_name
 
 
@@ -40,10 +41,11 @@ def create_tenant(name: str, zone: str, cell: str, dedicated_schema: bool, state
     access = running(state)
 
     async def create() -> None:
+        await _check_free(access, name, zone)
         async with access.directory(zone) as directory:
             made = await directory.create_tenant(name, pinned_cell=cell, dedicated_schema=dedicated_schema)
         click.echo(f"tenant {made.name} lives in cell {made.cell} (zone {made.zone}, epoch {made.epoch})")
-        click.echo(f"next: dataflow sources create {made.name} web")
+        click.echo(f"next: dataflow sources create {made.name} web{state_hint(state)}")
 
     run(create)
 
@@ -102,6 +104,16 @@ def create_read(tenant: str, state: Path) -> None:
         click.echo(snippets.read(access.zone_endpoint(zone), key))
 
     run(create)
+
+
+async def _check_free(access: Access, name: str, zone: str) -> None:
+    """A tenant's name is unique in the fleet, and each directory knows its own zone alone."""
+    for other in access.zones():
+        if other == zone:
+            continue
+        async with access.directory(other) as directory:
+            if any(found.name == name for found in await directory.list_tenants()):
+                raise Unable(f"there is a tenant {name} in zone {other}", "a name is unique in the fleet: choose another one")
 
 
 def _check_name(what: str, name: str) -> None:

@@ -119,7 +119,11 @@ def test_identities_and_traits_become_claims() -> None:
             )
         ),
     )
-    assert effects.identities == (IdentityClaim(TENANT, "u:u1", "a:d1"), IdentityClaim(TENANT, "u:u2", "u:u1"))
+    assert effects.identities == (
+        IdentityClaim(TENANT, "u:u1", "a:d1"),
+        IdentityClaim(TENANT, "u:u2", "a:u1"),
+        IdentityClaim(TENANT, "u:u2", "u:u1"),
+    )
     assert [(t.node, t.name, t.value, t.message_id) for t in effects.traits] == [("u:u1", "plan", '"gold"', "d"), ("u:u1", "n", "1.1", "d")]
 
 
