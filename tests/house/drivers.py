@@ -60,6 +60,7 @@ WIRE: Final = (
     "router/api/*.py",
     "router/xds/*.py",
     "cells/answers.py",
+    "cells/defects.py",  # parses what gRPC received
     "cells/admission/directory.py",
     "cells/roles.py",  # registers the servicers
     "cli/directory.py",
