@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from cells.eventlog.log import EventLog
 from cells.eventlog.postgres import open_log as open_postgres
 from cells.eventlog.retention import expire
-from cells.ingest.accept import Acceptor, Inflight
+from cells.ingest.accept import Acceptor
 from cells.ingest.api_grpc import IngestGrpc
 from cells.ingest.api_http import IngestHttp
 from cells.ingest.authenticate import reader_of
@@ -53,7 +53,7 @@ def add_ingest(process: Process, log: EventLog) -> None:
         process.clock,
         process.meter,
         lambda: uuid.uuid4().hex,
-        Inflight(process.config.inflight_bytes_max),
+        process.config.inflight_bytes_max,
         process.spans,
     )
     process.routes.extend(IngestHttp(acceptor, lambda: process.follower.current, process.clock, process.spans).routes())

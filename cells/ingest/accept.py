@@ -10,7 +10,7 @@ import asyncio
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from cells.eventlog import codec
@@ -19,6 +19,7 @@ from cells.eventlog.log import EventLog, Record, partition_of
 from cells.ingest import metrics, quota
 from cells.ingest.admit import admit
 from cells.ingest.authenticate import Sender
+from cells.ingest.inflight import Held, Inflight
 from cells.ingest.verdict import Admitted, Rejected, Repeated
 from cells.tracing import OFF, Spans
 from kernel import limits
@@ -32,33 +33,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _BUCKETS_MAX: Final = 50_000
-
-
-@dataclass
-class Inflight:
-    """Request bytes in memory, bounded in total and per tenant: the first to be shed is the tenant that holds most."""
-
-    bytes_max: int = limits.INFLIGHT_BYTES_MAX
-    total: int = 0
-    by_tenant: dict[TenantId, int] = field(default_factory=dict)
-
-    @contextmanager
-    def hold(self, tenant: TenantId, size: int) -> Iterator[None]:
-        """Raises Failure(OVERLOADED) instead of holding too much."""
-        held = self.by_tenant.get(tenant, 0)
-        if self.total + size > self.bytes_max or held + size > self.bytes_max * limits.TENANT_INFLIGHT_SHARE:
-            raise Failure(Reason.OVERLOADED, retry_after_seconds=1)
-        self.total += size
-        self.by_tenant[tenant] = held + size
-        try:
-            yield
-        finally:
-            self.total -= size
-            left = self.by_tenant[tenant] - size
-            if left:
-                self.by_tenant[tenant] = left
-            else:
-                del self.by_tenant[tenant]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +54,7 @@ class Acceptor:
         clock: Clock,
         meter: Meter,
         new_message_id: Callable[[], str],
-        inflight: Inflight | None = None,
+        inflight_bytes_max: int = limits.INFLIGHT_BYTES_MAX,
         spans: Spans = OFF,
     ) -> None:
         self._cell = cell
@@ -88,7 +62,7 @@ class Acceptor:
         self._clock = clock
         self._meter = meter
         self._new_message_id = new_message_id
-        self._inflight = inflight or Inflight()
+        self._inflight = Inflight(inflight_bytes_max, lambda total: meter.set(metrics.INFLIGHT_BYTES, total))
         self._spans = spans
         self._buckets: OrderedDict[TenantId, quota.Bucket] = OrderedDict()
         self._busy = 0
@@ -96,13 +70,31 @@ class Acceptor:
         self._idle.set()
         self.draining = False
 
-    async def accept(self, sender: Sender, stamp: Stamp | None, batch: Batch, deadline: float) -> Admitted:
-        """Durable when it returns. Raises Failure for the whole request."""
+    @contextmanager
+    def request(self) -> Iterator[Held]:
+        """Around one request, from its first byte on: what it holds in memory is bounded, and a refusal is counted."""
         try:
-            return await self._accept(sender, stamp, batch, deadline)
+            with self._inflight.holding() as held:
+                yield held
         except Failure as failure:
             self._meter.add(metrics.REQUESTS_REFUSED, reason=failure.reason.name)
             raise
+
+    async def accept(self, sender: Sender, stamp: Stamp | None, batch: Batch, deadline: float) -> Admitted:
+        """Durable when it returns. Raises Failure for the whole request."""
+        tenant = sender.tenant
+        if self.draining:
+            raise Failure(Reason.DRAINING, retry_after_seconds=1)
+        self._check_door(sender, stamp)
+        if len(batch.items) > tenant.plan.batch_events_max:
+            raise Failure(Reason.TOO_MANY_EVENTS, f"{len(batch.items)} events, at most {tenant.plan.batch_events_max}")
+        with self._working():
+            self._take_quota(sender, len(batch.items))
+            admitted = await self._admit(batch.items)
+            if admitted.accepted:
+                await self._append(sender, admitted, batch, min(deadline, self._clock.monotonic() + limits.APPEND_SECONDS_MAX))
+        self._count(tenant.name, admitted)
+        return admitted
 
     async def drain(self, deadline: float) -> None:
         """Refuses new requests and waits for those in flight, until `deadline` at the latest."""
@@ -112,30 +104,6 @@ class Acceptor:
                 await self._idle.wait()
         except TimeoutError:
             return
-
-    async def _accept(self, sender: Sender, stamp: Stamp | None, batch: Batch, deadline: float) -> Admitted:
-        tenant = sender.tenant
-        if self.draining:
-            raise Failure(Reason.DRAINING, retry_after_seconds=1)
-        self._check_door(sender, stamp)
-        if len(batch.items) > tenant.plan.batch_events_max:
-            raise Failure(Reason.TOO_MANY_EVENTS, f"{len(batch.items)} events, at most {tenant.plan.batch_events_max}")
-        with self._working(), self._held(tenant.name, sum(map(len, batch.items))):
-            self._take_quota(sender, len(batch.items))
-            admitted = await self._admit(batch.items)
-            if admitted.accepted:
-                await self._append(sender, admitted, batch, min(deadline, self._clock.monotonic() + limits.APPEND_SECONDS_MAX))
-        self._count(tenant.name, admitted)
-        return admitted
-
-    @contextmanager
-    def _held(self, tenant: TenantId, size: int) -> Iterator[None]:
-        try:
-            with self._inflight.hold(tenant, size):
-                self._meter.set(metrics.INFLIGHT_BYTES, self._inflight.total)
-                yield
-        finally:
-            self._meter.set(metrics.INFLIGHT_BYTES, self._inflight.total)
 
     def _check_door(self, sender: Sender, stamp: Stamp | None) -> None:
         """Door 1. Without a stamp (a client inside the cell's own network) the cell's own word stands."""

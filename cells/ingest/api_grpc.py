@@ -18,7 +18,6 @@ from cells.tracing import HEADER, OFF, Spans, traceparent_of
 from dataflow.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 from kernel import limits
 from kernel.clock import Clock
-from kernel.epoch import Stamp
 from kernel.errors import Failure, Reason, Retry
 
 Context = grpc.aio.ServicerContext[object, object]
@@ -42,8 +41,7 @@ class IngestGrpc(ingest_pb2_grpc.IngestServiceServicer):
         """One batch."""
         headers = _headers(context)
         try:
-            sender = self._sender(headers)
-            return await self._take(request, sender, stamp_of(headers), headers, self._deadline(context))
+            return await self._take(request, headers, self._deadline(context))
         except Failure as failure:
             await abort(context, failure)
 
@@ -54,12 +52,13 @@ class IngestGrpc(ingest_pb2_grpc.IngestServiceServicer):
         headers = _headers(context)
         ends = self._clock.monotonic() + limits.STREAM_SECONDS_MAX
         try:
-            self._sender(headers)
-            stamp = stamp_of(headers)
+            with self._acceptor.request():
+                self._sender(headers)
+                stamp_of(headers)
         except Failure as failure:
             await abort(context, failure)
         window: asyncio.Queue[asyncio.Task[ingest_pb2.IngestStreamResponse] | None] = asyncio.Queue(limits.STREAM_WINDOW_BATCHES)
-        reader = asyncio.create_task(self._read(request_iterator, window, headers, stamp, ends), name="ingest-stream")
+        reader = asyncio.create_task(self._read(request_iterator, window, headers, ends), name="ingest-stream")
         try:
             while (task := await window.get()) is not None:
                 yield await task
@@ -76,7 +75,6 @@ class IngestGrpc(ingest_pb2_grpc.IngestServiceServicer):
         requests: AsyncIterator[ingest_pb2.IngestStreamRequest],
         window: asyncio.Queue[asyncio.Task[ingest_pb2.IngestStreamResponse] | None],
         headers: dict[str, str],
-        stamp: Stamp | None,
         ends: float,
     ) -> Failure | None:
         """Starts each batch as it comes; why the stream must end, or None when the client ended it."""
@@ -87,7 +85,7 @@ class IngestGrpc(ingest_pb2_grpc.IngestServiceServicer):
                 if request.sequence <= last:
                     raise Failure(Reason.INVALID_FIELD, "sequence must grow")
                 last = request.sequence
-                task = asyncio.create_task(self._one(request, headers, stamp), name="ingest-batch")
+                task = asyncio.create_task(self._one(request, headers), name="ingest-batch")
                 await window.put(task)
                 # Tasks reach their append in the order of the stream, but for a batch that is admitted in slices: it is waited for.
                 if len(request.batch.events) > limits.SLICE_EVENTS_MAX:
@@ -112,13 +110,11 @@ class IngestGrpc(ingest_pb2_grpc.IngestServiceServicer):
             if not coming.done():
                 coming.cancel()
 
-    async def _one(
-        self, request: ingest_pb2.IngestStreamRequest, headers: dict[str, str], stamp: Stamp | None
-    ) -> ingest_pb2.IngestStreamResponse:
+    async def _one(self, request: ingest_pb2.IngestStreamRequest, headers: dict[str, str]) -> ingest_pb2.IngestStreamResponse:
         answer = ingest_pb2.IngestStreamResponse(sequence=request.sequence)
         try:
             deadline = self._clock.monotonic() + limits.APPEND_SECONDS_MAX
-            result = await self._take(request.batch, self._sender(headers), stamp, headers, deadline)
+            result = await self._take(request.batch, headers, deadline)
             answer.result.CopyFrom(result)
         except Failure as failure:
             answer.error.code = failure.reason.name
@@ -127,15 +123,17 @@ class IngestGrpc(ingest_pb2_grpc.IngestServiceServicer):
             answer.error.retry_after_ms = int((retry_after(failure) or 0) * 1_000)
         return answer
 
-    async def _take(
-        self, request: ingest_pb2.IngestRequest, sender: Sender, stamp: Stamp | None, headers: dict[str, str], deadline: float
-    ) -> ingest_pb2.IngestResponse:
+    async def _take(self, request: ingest_pb2.IngestRequest, headers: dict[str, str], deadline: float) -> ingest_pb2.IngestResponse:
         came_with = traceparent_of(headers.get(HEADER))
-        with self._spans.start("ingest", came_with, kind=SpanKind.SERVER) as span:
-            span.note("tenant", sender.tenant.name)
-            span.note("events", len(request.events))
-            batch = _batch(request, sender, span.traceparent or came_with)
-            admitted = await self._acceptor.accept(sender, stamp, batch, deadline)
+        with self._acceptor.request() as held:
+            sender = self._sender(headers)
+            held.belong(sender.tenant.name)
+            held.resize(request.ByteSize())
+            with self._spans.start("ingest", came_with, kind=SpanKind.SERVER) as span:
+                span.note("tenant", sender.tenant.name)
+                span.note("events", len(request.events))
+                batch = _batch(request, sender, span.traceparent or came_with)
+                admitted = await self._acceptor.accept(sender, stamp_of(headers), batch, deadline)
         return response_of(admitted, headers.get("x-verdicts") == "all")
 
     def _sender(self, headers: dict[str, str]) -> Sender:

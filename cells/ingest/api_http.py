@@ -5,7 +5,7 @@ Success is status 200 with `"success": true`; everything else is `{"code": ..., 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 import msgspec
@@ -18,8 +18,9 @@ from cells.admission.table import Admission
 from cells.answers import http_answer
 from cells.eventlog.envelope import EVENT_TYPES
 from cells.ingest.accept import Acceptor, Batch
-from cells.ingest.authenticate import Credentials, Sender, authenticate_sender, key_of_headers
+from cells.ingest.authenticate import Credentials, Sender, authenticate_sender, key_of_headers, plan_of_slug
 from cells.ingest.body import check_media_type, read_body
+from cells.ingest.inflight import Held
 from cells.ingest.split import Split, split_batch, split_single
 from cells.ingest.stamp import stamp_of
 from cells.ingest.verdict import Admitted
@@ -30,6 +31,7 @@ from kernel.errors import Failure, Reason
 
 _SUCCESS: Final = b'{"success": true}'
 _JSON: Final = {"content-type": "application/json"}
+_GZIP_GROWTH_MAX: Final = 1_032  # a byte of DEFLATE becomes no more
 
 
 class IngestHttp:
@@ -50,8 +52,8 @@ class IngestHttp:
         async def endpoint(request: Request) -> Response:
             came_with = traceparent_of(request.headers.get(HEADER))
             try:
-                with self._spans.start("ingest", came_with, kind=SpanKind.SERVER) as span:
-                    return await self._take(request, kind, span.traceparent or came_with, span)
+                with self._acceptor.request() as held, self._spans.start("ingest", came_with, kind=SpanKind.SERVER) as span:
+                    return await self._take(request, kind, span.traceparent or came_with, span, held)
             except Failure as failure:
                 status, headers, body = http_answer(failure)
                 return Response(body, status, headers)
@@ -60,21 +62,20 @@ class IngestHttp:
 
         return endpoint
 
-    async def _take(self, request: Request, kind: str, trace: str, span: Span) -> Response:
+    async def _take(self, request: Request, kind: str, trace: str, span: Span, held: Held) -> Response:
         deadline = self._clock.monotonic() + limits.BODY_READ_SECONDS
         header_key = key_of_headers(request.headers.get("authorization"), request.headers.get("x-api-key"))
         slug = request.path_params.get("slug")
         sender = self._sender(Credentials(header_key, None, slug)) if header_key else None
-        bytes_max = sender.tenant.plan.batch_bytes_max if sender else limits.BATCH_BYTES_MAX
-        check_media_type(request.headers.get("content-type"))
-        declared = request.headers.get("content-length", "")
-        if declared.isdigit() and int(declared) > bytes_max:
-            raise Failure(Reason.BODY_TOO_LARGE, f"more than {bytes_max} bytes")
-        encoding = request.headers.get("content-encoding")
-        body = await read_body(request.stream(), encoding, bytes_max, deadline - self._clock.monotonic())
+        if sender is not None:
+            held.belong(sender.tenant.name)
+        plan = sender.tenant.plan if sender else plan_of_slug(slug, self._admission())
+        body = await _read(request, plan.batch_bytes_max, deadline - self._clock.monotonic(), held)
         split = split_batch(body) if kind == "batch" else split_single(body, kind)
         if sender is None or split.write_key is not None:
             sender = self._sender(Credentials(header_key, split.write_key, slug))
+            held.belong(sender.tenant.name)
+        _bound(len(body), sender.tenant.plan.batch_bytes_max)
         span.note("tenant", sender.tenant.name)
         span.note("events", len(split.items))
         batch = Batch(split.items, split.sent_at, trace)
@@ -83,6 +84,33 @@ class IngestHttp:
 
     def _sender(self, credentials: Credentials) -> Sender:
         return authenticate_sender(credentials, self._admission())
+
+
+async def _read(request: Request, bytes_max: int, seconds_max: float, held: Held) -> bytes:
+    check_media_type(request.headers.get("content-type"))
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal():
+        _bound(int(declared), bytes_max)
+    encoding = request.headers.get("content-encoding")
+    plain = (encoding or "identity").strip().lower() == "identity"
+    chunks = _counted(request.stream(), 1 if plain else _GZIP_GROWTH_MAX, bytes_max, held)
+    body = await read_body(chunks, encoding, bytes_max, seconds_max)
+    held.resize(len(body))
+    return body
+
+
+async def _counted(chunks: AsyncIterator[bytes], growth_max: int, bytes_max: int, held: Held) -> AsyncIterator[bytes]:
+    """Each chunk is counted before it is kept, as large as it may become."""
+    received = 0
+    async for chunk in chunks:
+        received += len(chunk)
+        held.resize(min(received * growth_max, bytes_max))
+        yield chunk
+
+
+def _bound(size: int, bytes_max: int) -> None:
+    if size > bytes_max:
+        raise Failure(Reason.BODY_TOO_LARGE, f"more than {bytes_max} bytes")
 
 
 def _answer(admitted: Admitted, split: Split) -> Response:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from cells.admission.table import Admission, Tenant
 from kernel.errors import Failure, Reason
 from kernel.ids import CellId, KeyKind, SourceId, TenantId, hash_of, zone_prefix
+from kernel.limits import Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,12 @@ def authenticate_sender(credentials: Credentials, admission: Admission) -> Sende
     if tenant.suspended:
         raise Failure(Reason.TENANT_SUSPENDED)
     return Sender(tenant, source)
+
+
+def plan_of_slug(slug: str | None, admission: Admission) -> Plan:
+    """What a body may be before its key is read: the plan of the tenant whose source the path names, or the default one."""
+    named = admission.slugs.get(slug) if slug else None
+    return admission.tenants[named[0]].plan if named else Plan()
 
 
 def authenticate_reader(key: str | None, admission: Admission) -> Tenant:

@@ -14,7 +14,6 @@ import pytest
 from segment.analytics.client import Client
 
 from cells.eventlog.memory import MemoryLog
-from cells.ingest.accept import Inflight
 from kernel.errors import Failure, Reason
 from kernel.limits import BATCH_BYTES_MAX, BATCH_EVENTS_MAX
 from kernel.process.clock import SystemClock
@@ -209,7 +208,7 @@ async def test_the_quota_answers_429_with_retry_after_and_harms_no_other_tenant(
 
 async def test_memory_is_bounded_and_a_single_tenant_cannot_take_it_all(web: aiohttp.ClientSession) -> None:
     """Above its share a tenant is shed with 429 before anything is appended."""
-    async with running_ingest(inflight=Inflight(bytes_max=400)) as ingest:
+    async with running_ingest(inflight_bytes_max=400) as ingest:
         answer = await post(web, ingest, "/v1/batch", {"batch": [{**EVENT, "properties": {"x": "y" * 300}}]}, basic(KEY))
         assert (answer.status, answer.body["code"], answer.headers["retry-after"]) == (429, "OVERLOADED", "1")
         assert (await post(web, ingest, "/v1/batch", {"batch": [EVENT]}, basic(KEY))).status == 200

@@ -12,14 +12,14 @@ from cells.defects import HttpShell
 from cells.eventlog import codec
 from cells.eventlog.envelope import Envelope
 from cells.eventlog.memory import MemoryLog
-from cells.ingest.accept import Acceptor, Inflight
+from cells.ingest.accept import Acceptor
 from cells.ingest.api_grpc import IngestGrpc
 from cells.ingest.api_http import IngestHttp
 from cells.server import GrpcServer, HttpServer
 from dataflow.ingest.v1 import ingest_pb2_grpc
 from kernel.epoch import Epoch
 from kernel.ids import SourceId, TenantId, ZoneName, mint_key
-from kernel.limits import Plan
+from kernel.limits import INFLIGHT_BYTES_MAX, Plan
 from kernel.metrics import MemoryMeter
 from kernel.process.clock import SystemClock
 from tests.support.records import CELL
@@ -90,12 +90,12 @@ class Ingest:
 
 
 @asynccontextmanager
-async def running_ingest(log: MemoryLog | None = None, inflight: Inflight | None = None) -> AsyncIterator[Ingest]:
+async def running_ingest(log: MemoryLog | None = None, inflight_bytes_max: int = INFLIGHT_BYTES_MAX) -> AsyncIterator[Ingest]:
     """Serves on free ports until the block ends."""
     clock, numbers = SystemClock(), itertools.count()
     log = log or MemoryLog(4, clock)
     meter = MemoryMeter()
-    acceptor = Acceptor(CELL, log, clock, meter, lambda: f"assigned-{next(numbers)}", inflight)
+    acceptor = Acceptor(CELL, log, clock, meter, lambda: f"assigned-{next(numbers)}", inflight_bytes_max)
     ingest = Ingest(fixture_admission(), log, acceptor, meter=meter)
     http = HttpServer(HttpShell(IngestHttp(acceptor, lambda: ingest.admission, clock).routes()), "127.0.0.1:0")
     grpc_server = GrpcServer("127.0.0.1:0")
