@@ -1,6 +1,6 @@
 -- Finds a request's credential, refuses what the headers alone forbid, and names the entry of the route table to look up.
 -- Raw keys go no further than this filter and the cell. Generated in front of this file: sha256, and the values ZONE (string),
--- FOREIGN (zone -> {location, body, message, details}), ELSEWHERE, NO_CREDENTIAL, NO_ROUTE ({status, grpc, body, message, details}),
+-- FOREIGN (zone -> {status, grpc, body, message, details, endpoint}), ELSEWHERE, NO_CREDENTIAL, NO_ROUTE ({status, grpc, body, message, details}),
 -- SERVICES (the paths in front of the public gRPC services' methods).
 local KEY_CHARS_MAX = 512
 local ZONE_CHARS_MAX = 15
@@ -66,7 +66,7 @@ local function credential(headers)
   return key, zone
 end
 
-local function refuse(handle, grpc, answer, location)
+local function refuse(handle, grpc, answer)
   local headers = { ["x-residency-endpoint"] = answer.endpoint }
   if grpc then
     headers[":status"] = "200"
@@ -77,7 +77,6 @@ local function refuse(handle, grpc, answer, location)
   end
   headers[":status"] = answer.status
   headers["content-type"] = "application/json"
-  headers["location"] = location
   handle:respond(headers, answer.body)
 end
 
@@ -99,9 +98,8 @@ function envoy_on_request(handle)
   local text, zone = credential(headers)
   if not text then return refuse(handle, grpc, NO_CREDENTIAL) end
   if zone and zone ~= ZONE then
-    local foreign = FOREIGN[zone]
-    if not foreign then return refuse(handle, grpc, ELSEWHERE) end
-    return refuse(handle, grpc, foreign, foreign.endpoint .. path)
+    -- No redirect: clients follow one without their credential, and then read that they gave none.
+    return refuse(handle, grpc, FOREIGN[zone] or ELSEWHERE)
   end
   local hash = sha256(text)
   headers:replace("x-dataflow-lookup", hash .. (grpc and "/grpc" or "/http"))

@@ -13,29 +13,28 @@ from router.xds.ir import Edge
 _HERE: Final = Path(__file__).parent
 # The very first scope is chosen before early header mutation, so the route that was cached then must be forgotten before `cors`.
 CLEAR_ROUTE_CACHE: Final = "function envoy_on_request(handle) handle:clearRouteCache() end"
-_FOREIGN_STATUS: Final = 307
 _SERVICES: Final = ("/dataflow.ingest.v1.IngestService/", "/dataflow.storage.v1.QueryService/")
 
 
 def source(edge: Edge) -> str:
     """The Lua filter's inline code."""
-    foreign = {zone: _answer(Reason.FOREIGN_ZONE, _FOREIGN_STATUS, url.rstrip("/")) for zone, url in edge.foreign}
+    foreign = {zone: _answer(Reason.FOREIGN_ZONE, url.rstrip("/")) for zone, url in edge.foreign}
     values = {
         "ZONE": _quote(edge.zone),
         "FOREIGN": "{" + ",".join(f"[{_quote(zone)}]={_table(answer)}" for zone, answer in foreign.items()) + "}",
-        "ELSEWHERE": _table(_answer(Reason.FOREIGN_ZONE, Reason.FOREIGN_ZONE.spec.http)),
-        "NO_CREDENTIAL": _table(_answer(Reason.NO_CREDENTIAL, Reason.NO_CREDENTIAL.spec.http)),
-        "NO_ROUTE": _table(_answer(Reason.NO_ROUTE, Reason.NO_ROUTE.spec.http)),
+        "ELSEWHERE": _table(_answer(Reason.FOREIGN_ZONE)),
+        "NO_CREDENTIAL": _table(_answer(Reason.NO_CREDENTIAL)),
+        "NO_ROUTE": _table(_answer(Reason.NO_ROUTE)),
         "SERVICES": "{" + ",".join(_quote(prefix) for prefix in _SERVICES) + "}",
     }
     head = "\n".join(f"local {name} = {value}" for name, value in values.items())
     return "\n".join([(_HERE / "sha256.lua").read_text(), head, (_HERE / "edge.lua").read_text()])
 
 
-def _answer(reason: Reason, status: int, endpoint: str = "") -> dict[str, str]:
+def _answer(reason: Reason, endpoint: str = "") -> dict[str, str]:
     named = {"endpoint": endpoint} if endpoint else {}
     return {
-        "status": str(status),
+        "status": str(reason.spec.http),
         "grpc": str(int(reason.spec.grpc)),
         "body": refusals.body(reason, endpoint),
         "message": refusals.message(reason, endpoint),

@@ -180,10 +180,9 @@ async def test_a_wrong_credential_is_told_why(room: Room) -> None:
 
 
 async def test_a_foreign_key_is_told_where_to_go(room: Room) -> None:
-    """Law: 307 with the other zone's endpoint; nothing of it reaches a cell of this zone."""
+    """Law: 421 with the other zone's endpoint; nothing of it reaches a cell of this zone."""
     answer = await room.post(batch(event("foreign")), key=room.foreign.write_key)
-    assert (answer.status, answer.json()["code"]) == (307, "FOREIGN_ZONE")
-    assert answer.headers["location"] == room.running.endpoint("us") + "/v1/batch"
+    assert (answer.status, answer.json()["code"]) == (421, "FOREIGN_ZONE")
     assert answer.headers["x-residency-endpoint"] == room.running.endpoint("us")
     assert (await room.running.send(room.foreign, ["at-home"])).status == 200
     await room.running.wait_until_stored(room.foreign, ["at-home"])

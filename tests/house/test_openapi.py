@@ -14,7 +14,7 @@ from kernel.errors import Reason
 from tests.house.tree import ROOT
 
 # Statuses that no reason has: success, and what the edge or the listener answers before a reason could be given.
-OTHERS: Final = {200: "success", 204: "preflight", 307: "FOREIGN_ZONE, said by an edge", 431: "the listener's own bound on headers"}
+OTHERS: Final = {200: "success", 204: "preflight", 431: "the listener's own bound on headers"}
 SOURCE_CHARS: Final = 64  # more than any name of a source has: kernel.ids.is_name takes 63
 _TEXT: Final = (ROOT / "cells" / "ingest" / "openapi.yaml").read_text()
 
