@@ -32,8 +32,6 @@ from kernel.process.clock import SystemClock
 from kernel.process.journal import FileJournal
 from kernel.process.lifecycle import Health, run
 
-_BOOT_POLL_SECONDS = 0.05
-
 
 async def serve(config: Config, role: Role, stop: asyncio.Event) -> None:
     """One process, from start to drained."""
@@ -47,7 +45,7 @@ async def serve(config: Config, role: Role, stop: asyncio.Event) -> None:
         process = _process(config, role, meter, report, stack)
         log.info("booted", from_disk=process.follower.boot(), revision=process.follower.current.revision)
         _start(process, "follow the directory", asyncio.create_task(process.follower.follow()), log, stop)
-        if not await _admitting(process, stop):
+        if not await process.follower.wait_until_placed(stop):
             return
         await _add_roles(process, role)
         process.tasks["watch the loop"] = lambda: telemetry.watch_loop(meter, process.clock)
@@ -62,10 +60,7 @@ async def serve(config: Config, role: Role, stop: asyncio.Event) -> None:
         await stop.wait()
         log.info("draining")
         health.set("drain", "draining")
-        await process.grpc.set_ready(False)
-        deadline = process.clock.monotonic() + DRAIN_SECONDS_MAX
-        await asyncio.gather(*(drain(deadline) for drain in process.drains))
-        await asyncio.gather(process.grpc.stop(max(0.0, deadline - process.clock.monotonic())), http.stop())
+        await _drain(process, http)
     log.info("stopped")
 
 
@@ -96,13 +91,12 @@ async def _add_roles(process: Process, role: Role) -> None:
         roles.add_apply_service(process, store)
 
 
-async def _admitting(process: Process, stop: asyncio.Event) -> bool:
-    """Without a placement a cell admits nobody: it waits for its first one. False when it is stopped before."""
-    while process.follower.current.revision == 0:
-        if stop.is_set():
-            return False
-        await process.clock.sleep(_BOOT_POLL_SECONDS)
-    return True
+async def _drain(process: Process, http: HttpServer) -> None:
+    """Requests in flight may end, until the deadline at the latest."""
+    await process.grpc.set_ready(False)
+    deadline = process.clock.monotonic() + DRAIN_SECONDS_MAX
+    await asyncio.gather(*(drain(deadline) for drain in process.drains))
+    await asyncio.gather(process.grpc.stop(max(0.0, deadline - process.clock.monotonic())), http.stop())
 
 
 def _start(process: Process, name: str, task: asyncio.Future[None], log: structlog.stdlib.BoundLogger, stop: asyncio.Event) -> None:

@@ -52,6 +52,18 @@ class Follower:
                 break
         return self.current.revision > 0
 
+    async def wait_until_placed(self, stop: asyncio.Event) -> bool:
+        """Without a placement a cell admits nobody: waits for its first one. False when it is stopped before."""
+        while self.current.revision == 0 and not stop.is_set():
+            self.changed.clear()
+            waits = [asyncio.ensure_future(event.wait()) for event in (self.changed, stop)]
+            try:
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for wait in waits:
+                    wait.cancel()
+        return self.current.revision > 0
+
     async def follow(self) -> None:
         """Runs until it is cancelled. Only an update that is taken proves the directory good: until then waits grow."""
         failures = 0

@@ -160,6 +160,21 @@ async def test_a_follower_boots_from_disk_alone_to_where_it_was(tmp_path: Path) 
     assert sorted(again.follower.current.tenants) == ["a", "b", "c"]
 
 
+async def test_a_cell_waits_for_its_first_placement_and_no_longer(tmp_path: Path) -> None:
+    """Law: whoever waits is told at once, without a poll; one that is stopped before goes without."""
+    room, stop = Room(tmp_path / "journal", [signed(1, 0, "a")]), asyncio.Event()
+    waiting = asyncio.create_task(room.follower.wait_until_placed(stop))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    await room.follow(1)
+    assert await waiting
+    assert await room.follower.wait_until_placed(stop)
+    unplaced = asyncio.create_task(Room(tmp_path / "empty").follower.wait_until_placed(stop))
+    await asyncio.sleep(0)
+    stop.set()
+    assert not await unplaced
+
+
 async def test_a_forged_update_is_refused_counted_and_not_kept(tmp_path: Path) -> None:
     """Signed by somebody else, or changed on the way."""
     forged = Signer(bytes(32)).sign(signed(2, 1, "evil").update)
