@@ -41,7 +41,7 @@ def create_tenant(name: str, zone: str, cell: str, dedicated_schema: bool, state
     access = running(state)
 
     async def create() -> None:
-        await _check_free(access, name, zone)
+        await _check_free(access, name, access.zone(zone))
         async with access.directory(zone) as directory:
             made = await directory.create_tenant(name, pinned_cell=cell, dedicated_schema=dedicated_schema)
         click.echo(f"tenant {made.name} lives in cell {made.cell} (zone {made.zone}, epoch {made.epoch})")

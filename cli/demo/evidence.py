@@ -75,7 +75,7 @@ async def _tables(fleet: LocalFleet, zone: str, owner: str, tokens: tuple[bytes,
     try:
         found = []
         for (table,) in await connection.fetch(_TABLES_SQL):
-            search = _Search(tokens)
+            search = TokenSearch(tokens)
             await connection.copy_from_query(f"SELECT * FROM {table}", output=search.feed, format="binary")  # noqa: S608  # a name from the catalogue
             found.append(Copy(zone, f"table {table} of {owner}", search.text))
         if await connection.fetchval("SELECT to_regclass('eventlog.record')") is not None:
@@ -87,7 +87,7 @@ async def _tables(fleet: LocalFleet, zone: str, owner: str, tokens: tuple[bytes,
 
 async def _log(connection: asyncpg.Connection, tokens: tuple[bytes, ...]) -> bytes:
     """The tokens in the bodies of the event log: a byte of format, 0 for plain and 1 for zstd, then the batch."""
-    search = _Search(tokens)
+    search = TokenSearch(tokens)
     async with connection.transaction():
         async for (body,) in connection.cursor("SELECT body FROM eventlog.record"):
             search.take(zstandard.decompress(body[1:]) if body[0] else body[1:])
@@ -97,7 +97,7 @@ async def _log(connection: asyncpg.Connection, tokens: tuple[bytes, ...]) -> byt
 def _files(zone: str, folder: Path, tokens: tuple[bytes, ...]) -> list[Copy]:
     found = []
     for path in sorted(folder.rglob("*")):
-        search = _Search(tokens)
+        search = TokenSearch(tokens)
         try:
             if not path.is_file():
                 continue
@@ -110,7 +110,7 @@ def _files(zone: str, folder: Path, tokens: tuple[bytes, ...]) -> list[Copy]:
     return found
 
 
-class _Search:
+class TokenSearch:
     """Finds tokens in a stream of chunks, also across their borders."""
 
     def __init__(self, tokens: tuple[bytes, ...]) -> None:

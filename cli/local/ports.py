@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import time
 from collections.abc import Mapping
@@ -18,8 +19,14 @@ _PORT_PATIENCE_SECONDS: Final = 3.0
 
 
 def free_block(ports: int) -> int:
-    """The first of `ports` consecutive free ports, below the kernel's ephemeral range. Raises Unable when there is none."""
-    for first in range(_FIRST, _LAST - ports, ports):
+    """The first of `ports` consecutive free ports, below the kernel's ephemeral range. Raises Unable when there is none.
+
+    Each process begins at a place of its own: two that ask at the same time would else be given the same block.
+    """
+    blocks = range(_FIRST, _LAST - ports, ports)
+    begin = os.getpid() % len(blocks)
+    candidates: tuple[int, ...] = (*blocks[begin:], *blocks[:begin])
+    for first in candidates:
         if all(is_free(port) for port in range(first, first + ports)):
             return first
     raise Unable(f"there are no {ports} consecutive free ports between {_FIRST} and {_LAST}", "stop what listens there")

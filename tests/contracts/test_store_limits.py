@@ -7,7 +7,7 @@ import random
 import pytest
 
 from kernel import limits
-from kernel.clock import Micros
+from kernel.clock import DAY, Micros
 from kernel.effects import Applied, IdentityClaim, TraitClaim
 from tests.support.storage_room import ACME, EVER, NOW, Room, effects, memory_room, postgres_room, room, row
 
@@ -51,3 +51,9 @@ async def test_a_payload_that_is_not_json_is_refused_not_retried(postgres_room: 
     with pytest.raises(ValueError, match="never be kept"):
         await postgres_room.apply(effects(row("m1", payload=b"{")))
     assert await postgres_room.apply(effects(row("m1"))) == Applied(1, 0, 0, 0, 0)
+
+
+async def test_an_apply_over_midnight_finds_an_earlier_write_of_the_later_day(room: Room) -> None:
+    """Partitions are applied out of order: the first write may carry the later day, and the apply hold rows of both."""
+    await room.apply(effects(row("m1")))
+    assert await room.apply(effects(row("m1", at=NOW - DAY), row("m2"))) == Applied(1, 1, 0, 0, 0)

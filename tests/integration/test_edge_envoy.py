@@ -170,7 +170,10 @@ async def test_the_edge_refuses_in_one_shape(room: Room) -> None:
         assert (await room.refusal(x_api_key=key))[:2] == (code, reason)
 
 
-@pytest.mark.parametrize("path", ["/metrics", "/readyz", "/livez", "/v1", "/v2/batch", "/s/x/metrics", "/", "/openapi.yaml.gz"])
+@pytest.mark.parametrize(
+    "path",
+    ["/metrics", "/readyz", "/livez", "/v1", "/v2/batch", "/s/x/metrics", "/", "/openapi.yaml.gz", "/metrics?x=/v1/", "/metrics/v1/x"],
+)
 async def test_of_a_cells_pages_the_api_alone_is_public(room: Room, path: str) -> None:
     """Law: a valid key leads to the API and its description; every other page of the cell is not there."""
     key = {"x-api-key": room.keys["acme"]}

@@ -17,7 +17,7 @@ from grpc_status import rpc_status
 from dataflow.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 from dataflow.types.v1 import event_pb2
 from kernel import limits
-from kernel.limits import STREAM_WINDOW_BATCHES
+from kernel.limits import BATCH_EVENTS_MAX, STREAM_WINDOW_BATCHES
 from tests.support.cell import FOREIGN_KEY, KEY, QUOTA_KEY, UNKNOWN_KEY, Ingest, running_ingest
 from tests.support.processes import eventually
 
@@ -184,13 +184,13 @@ async def test_a_stream_of_uneven_batches_keeps_its_order(ingest: Ingest, stub: 
     """A large batch, admitted in slices, is not overtaken by the small one behind it."""
 
     async def uneven() -> AsyncIterator[ingest_pb2.IngestStreamRequest]:
-        for number, size in enumerate((600, 1, 700, 1, 1)):
+        for number, size in enumerate((BATCH_EVENTS_MAX, 1, BATCH_EVENTS_MAX, 1, 1)):
             yield ingest_pb2.IngestStreamRequest(sequence=number, batch=request(*(event(f"{number}-{n:04}") for n in range(size))))
 
     assert [answer.sequence async for answer in stub.IngestStream(uneven(), metadata=AUTH)] == list(range(5))
     stored = [e.message_id for e in await ingest.envelopes()]
     assert stored == sorted(stored)
-    assert len(stored) == 1303
+    assert len(stored) == 2 * BATCH_EVENTS_MAX + 3
 
 
 async def test_a_refused_batch_does_not_end_the_stream(stub: ingest_pb2_grpc.IngestServiceAsyncStub) -> None:

@@ -9,8 +9,10 @@ import pytest
 
 from cells.storage.postgres_migrate import MigrationChanged, migrate
 from cells.storage.postgres_provision import Dsns, provision
+from cells.storage.postgres_read import PostgresReader
 from cells.storage.sql import Migration, migrations
 from kernel.effects import IdentityClaim, TraitClaim
+from kernel.ids import TenantId
 from tests.support.postgres import Databases
 from tests.support.storage_room import ACME, GLOBEX, NOW, PASSWORDS, Room, effects, postgres_room, row
 
@@ -203,3 +205,26 @@ async def test_migrations_apply_in_order_once_and_never_change(filled: Dsns) -> 
         await migrate(filled.owner, [*steps, more, bad])
     fixed = Migration(bad.version, "bad", "CREATE TABLE cell.half (x int)")
     assert await migrate(filled.owner, [*steps, more, fixed]) == [fixed.version]
+
+
+async def test_a_dedicated_tenants_rows_stand_nowhere_else(postgres_room: Room) -> None:
+    """Law: of an apply that mixes tenants, each schema holds its own tenants' rows alone."""
+    vip = TenantId("very-important")
+    await postgres_room.own(vip, dedicated=True)
+    await postgres_room.apply(effects(row("m1", vip), row("m1")))
+    connection = await asyncpg.connect(postgres_room.admin_dsn)
+    try:
+        for table, tenant in (("tenants.event", ACME), ("tenant_very_important.event", vip)):
+            assert [found[0] for found in await connection.fetch(f"SELECT DISTINCT tenant FROM {table}")] == [tenant]  # noqa: S608  # our names
+    finally:
+        await connection.close()
+
+
+async def test_no_tenant_outlives_its_read(postgres_room: Room) -> None:
+    """Law: the connection that read for a tenant is nobody's afterwards, and sees nothing."""
+    await postgres_room.apply(effects(row("m1", ACME)))
+    assert await postgres_room.ids(ACME) == ["m1"]
+    assert isinstance(postgres_room.reader, PostgresReader)
+    async with postgres_room.reader._session.connection(5) as connection:
+        assert not await connection.fetchval("SELECT current_setting('dataflow.tenant', true)")
+        assert await connection.fetchval("SELECT count(*) FROM tenants.event") == 0

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chaos.checkers.history import Copy, History, LedgerLine, Sent, Stored
-from chaos.checkers.verdicts import judge
+from chaos.checkers.verdicts import judge, order_is_kept
+from cli.demo.evidence import TokenSearch
 
 CELL, ZONE = "eu-west-1-a", "eu"
 
@@ -100,3 +101,20 @@ def test_a_planted_leak_and_a_blind_search_are_found() -> None:
 def test_a_history_without_acknowledgements_is_void() -> None:
     """A run that did nothing proves nothing."""
     assert judge(History((), ())) == ["void: nothing was acknowledged"]
+
+
+def test_a_reordering_inside_one_record_is_found() -> None:
+    """The place inside a record counts too."""
+    sent = tuple(Sent("acme", "u", f"m{n}", n, "acknowledged") for n in range(2))
+    rows = (Stored(CELL, "acme", "u", "m0", (0, 5, 1)), Stored(CELL, "acme", "u", "m1", (0, 5, 0)))
+    assert order_is_kept(History(sent, rows)) != []
+
+
+@given(st.binary(min_size=1, max_size=12), st.binary(max_size=20), st.binary(max_size=20), st.lists(st.integers(0, 60), max_size=30))
+def test_a_token_is_found_however_the_stream_is_cut(token: bytes, before: bytes, after: bytes, cuts: list[int]) -> None:
+    """Also across many small chunks."""
+    text, search, at = before + token + after, TokenSearch((token,)), 0
+    for cut in [*sorted(min(cut, len(text)) for cut in cuts), len(text)]:
+        search.take(text[at:cut])
+        at = cut
+    assert search.text == token

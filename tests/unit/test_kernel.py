@@ -123,6 +123,28 @@ def test_a_quota_lets_through_no_more_than_rate_and_burst(asks: list[tuple[int, 
     assert granted <= burst + rate * now + 1e-6
 
 
+@given(st.lists(st.tuples(st.integers(1, 300), st.floats(0, 3)), max_size=40), st.integers(1, 20), st.integers(1, 100))
+def test_a_request_above_the_burst_is_paid_back(asks: list[tuple[int, float]], rate: int, burst: int) -> None:
+    """It passes once, and its debt is not forgiven: in sum no more than the rate, and the largest single request, gets through."""
+    plan, bucket, now, granted, largest = Plan(float(rate), float(burst)), None, 0.0, 0, 0
+    for events, gap in asks:
+        now += gap
+        bucket, wait = take(bucket, plan, events, now)
+        if wait is None:
+            granted += events
+            largest = max(largest, events)
+    assert granted <= max(burst, largest) + rate * now + 1e-6
+
+
+def test_a_debt_is_waited_out_to_the_end() -> None:
+    """Ten a second, a hundred too many: nothing passes for ten seconds, then one does."""
+    plan = Plan(10.0, 10.0)
+    bucket, wait = take(None, plan, 110, 0.0)
+    assert wait is None
+    assert take(bucket, plan, 1, 9.5)[1] is not None
+    assert take(bucket, plan, 1, 10.11)[1] is None
+
+
 @given(st.integers(1, 50), st.integers(1, 50), st.integers(1, 200))
 def test_after_the_told_wait_the_same_request_passes(rate: int, burst: int, events: int) -> None:
     """Also one that is larger than the burst: it passes when the bucket is full."""
