@@ -1,6 +1,7 @@
 # DataFlow. `make` shows what there is.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -42,7 +43,7 @@ generate: $(VENV)/dev ## Python from proto/, into proto/gen
 
 test: $(VENV)/dev ## everything that a change must pass: unit to end to end, on real PostgreSQL, Envoy and processes
 	@$(PYTEST) -n 2 --dist loadgroup --cov --cov-report= tests
-	@$(BIN)/coverage report --format=total | sed 's/.*/coverage: & % of lines and branches/'
+	@$(BIN)/coverage report --format=total | sed 's/.*/coverage: & % of lines and branches (in this process; what fleets run is not counted)/'
 
 check: lint ## `make lint`, more simulations, the demo and both sabotages
 	@SIM_RUNS=30 $(PYTEST) tests/simulation

@@ -1,4 +1,4 @@
-"""The figures that issue 2 asks for, taken in one go and written where docs/validation.md is made from.
+"""The figures that the first step is held to, taken in one go and written where docs/validation.md is made from.
 
     python -m bench.figures [--repeats 3] [--add earlier.json]
 
@@ -30,7 +30,7 @@ from bench.cell import Bench, measure, one_cell
 from bench.report import Figures
 from bench.workload import Load, Protocol
 
-OUTPUT: Final = Path("docs/figures/issue-2.json")
+OUTPUT: Final = Path("docs/figures/first-step.json")
 _WARMUP_SECONDS: Final = 5.0
 _DISTURBED: Final = 0.10
 
@@ -113,7 +113,7 @@ def _earlier(path: Path) -> dict[str, list[Figures]]:
 
 def _document(rows: tuple[Row, ...], found: Mapping[str, list[Figures]], command: str) -> dict[str, object]:
     return {
-        "issue": 2,
+        "set": "first step",
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip(),
         "command": command,
@@ -142,7 +142,7 @@ def _entry(row: Row, runs: list[Figures]) -> dict[str, object]:
 
 def _show(console: Console, document: dict[str, object]) -> bool:
     """Prints the table; whether all is well."""
-    table = Table(title="Figures of issue 2")
+    table = Table(title="Figures of the first step")
     for column in ("row", "target", "median", "lowest", "highest", "unit", ""):
         table.add_column(column)
     entries = document["rows"]
@@ -162,7 +162,7 @@ def _show(console: Console, document: dict[str, object]) -> bool:
 @click.option("--add", type=click.Path(path_type=Path, exists=True), multiple=True, help="a file of earlier runs to put beside these")
 @click.option("--output", type=click.Path(path_type=Path), default=OUTPUT, show_default=True)
 def main(repeats: int, seconds: float, add: tuple[Path, ...], output: Path) -> None:
-    """The figures of issue 2."""
+    """The figures of the first step."""
     console = Console(width=120)
     rows = _rows(seconds)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
