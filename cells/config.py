@@ -7,12 +7,33 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
+from cells.eventlog.access import Access, Mechanism, Security
+from kernel.process.settings import BadSettings
+
 Role = Literal["all", "ingest", "processing", "storage"]
 ROLES: tuple[Role, ...] = ("all", "ingest", "processing", "storage")
 
 
-@dataclass(frozen=True)
-class Config:
+@dataclass(frozen=True, kw_only=True)
+class _LogFields:
+    """Where the cell's event log is: `log_dsn` for PostgreSQL, `kafka_*` for Kafka. Secrets are files, for variables are inherited."""
+
+    log_kind: Literal["postgres", "kafka"] = "postgres"
+    log_dsn: str = ""
+    kafka_bootstrap: str = ""
+    kafka_topic: str = ""
+    kafka_security: Security = "PLAINTEXT"
+    kafka_sasl_mechanism: Mechanism = "SCRAM-SHA-512"
+    kafka_user: str = ""
+    kafka_password_file: str = ""
+    kafka_ca_file: str = ""
+    kafka_cert_file: str = ""
+    kafka_key_file: str = ""
+    kafka_aws_region: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(_LogFields):
     """`*_dsn` are PostgreSQL URLs of the services' own roles, password included; `cells.provision` has made them.
 
     `storage_address` is where a separate processing role finds storage.
@@ -25,7 +46,6 @@ class Config:
     public_key_file: Path
     directory_address: str
     follower_token_file: Path
-    log_dsn: str = ""
     apply_dsn: str = ""
     query_dsn: str = ""
     audit_dsn: str = ""
@@ -38,17 +58,59 @@ class Config:
     log_level: str = "info"
 
 
-@dataclass(frozen=True)
-class ProvisionConfig:
-    """What `cells.provision` needs: a superuser's URL of the cell's database, which may not exist yet, and those of its roles."""
+@dataclass(frozen=True, kw_only=True)
+class ProvisionConfig(_LogFields):
+    """What `cells.provision` needs: a superuser's URL of the cell's database, which may not exist yet, and those of its roles.
+
+    With Kafka the `kafka_*` fields are an administrator's, who may create the topic; `log_replication` and `log_min_in_sync` are
+    for Kafka alone.
+    """
 
     admin_dsn: str
-    log_dsn: str
     owner_dsn: str
     apply_dsn: str
     query_dsn: str
     audit_dsn: str
     log_partitions: int = 4
+    log_replication: int = 3
+    log_min_in_sync: int = 2
+
+
+def kafka_access(config: Config | ProvisionConfig) -> Access:
+    """The way to Kafka that the settings describe. Raises BadSettings naming every variable that is missing or out of place."""
+    wanted: dict[str, str] = {"kafka_bootstrap": "log_kind kafka", "kafka_topic": "log_kind kafka"}
+    sasl, tls = config.kafka_security.startswith("SASL"), config.kafka_security.endswith("SSL")
+    if sasl and config.kafka_sasl_mechanism == "AWS_MSK_IAM":
+        wanted["kafka_aws_region"] = "AWS_MSK_IAM"
+    elif sasl:
+        if config.kafka_sasl_mechanism != "OAUTHBEARER":
+            wanted["kafka_user"] = config.kafka_sasl_mechanism
+        wanted["kafka_password_file"] = config.kafka_sasl_mechanism
+    if config.kafka_cert_file:
+        wanted["kafka_key_file"] = "a client's certificate"
+    problems = [f"{_variable(name)} is required by {why}" for name, why in wanted.items() if not getattr(config, name)]
+    if not tls and (config.kafka_ca_file or config.kafka_cert_file):
+        problems.append(f"{_variable('kafka_security')}: {config.kafka_security} is not encrypted and has no use for certificates")
+    if sasl and not tls and config.kafka_sasl_mechanism == "AWS_MSK_IAM":
+        problems.append(f"{_variable('kafka_security')}: AWS_MSK_IAM needs SASL_SSL")
+    if problems:
+        raise BadSettings(problems)
+    return Access(
+        config.kafka_bootstrap,
+        config.kafka_topic,
+        config.kafka_security,
+        config.kafka_sasl_mechanism,
+        config.kafka_user,
+        config.kafka_password_file,
+        config.kafka_ca_file,
+        config.kafka_cert_file,
+        config.kafka_key_file,
+        config.kafka_aws_region,
+    )
+
+
+def _variable(name: str) -> str:
+    return f"DATAFLOW_{name.upper()}"
 
 
 def role_and_password(dsn: str) -> tuple[str, str]:
