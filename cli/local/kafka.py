@@ -23,6 +23,7 @@ from cli.errors import Unable
 from cli.local import binaries, probe
 from cli.local.postgres import check_disk
 from cli.local.process import Child, tail
+from gitops.fleet.log import LOG
 
 _NAMES: Final = uuid.UUID("6f0f8f0e-0d0c-4c55-9b7e-5d2f0a9c7a10")
 _LOG_CONFIGURATION: Final = Path(__file__).parent / "kafka-log.yaml"
@@ -106,14 +107,20 @@ class Kafka:
         return self.folder / "kafka.log"
 
     @property
+    def id(self) -> str:
+        """This Kafka's, of 22 base64url characters, made of its name: the same for all its nodes and at every start."""
+        return base64.urlsafe_b64encode(uuid.uuid5(_NAMES, self.name).bytes).decode().rstrip("=")
+
+    @property
     def ports(self) -> Ports:
         """This node's own."""
         return self.nodes[self.node - 1]
 
     @property
     def replication(self) -> tuple[int, int]:
-        """(replicas, how many of them must have a record before it is acknowledged) of what this Kafka can keep: 1/1 or 3/2."""
-        return min(len(self.nodes), 3), 2 if len(self.nodes) >= 3 else 1
+        """(replicas, how many of them must have a record before it is acknowledged): what these nodes can keep of what is declared."""
+        shape = LOG.on_one_machine(len(self.nodes))
+        return shape.replication, shape.min_in_sync
 
     def prepare(self) -> None:
         """Writes the configuration, formats the storage when it is not there (about a second). Raises Unable: Java, jars, disk, folder."""
@@ -121,15 +128,40 @@ class Kafka:
         self.folder.mkdir(parents=True, exist_ok=True)
         check_disk(self.folder)
         (self.folder / "tmp").mkdir(mode=0o700, exist_ok=True)
-        self._write_properties(self.folder / "server.properties", self.folder / "data")
+        _write(self.folder / "server.properties", self.properties())
         if (self.folder / "data" / "meta.properties").exists():
             self._check_owner(self.folder / "data" / "meta.properties")
         else:
             self._format(libs)
 
+    def properties(self) -> dict[str, str]:
+        """The node's configuration, in Kafka's words. Raises Unable for a setting of ours that would promise less than is declared."""
+        refused = sorted(name for name in self.settings if name.startswith(_UNTOUCHABLE))
+        if refused:
+            raise Unable(f"{', '.join(refused)} may not be changed", "an acknowledged event must survive a crash")
+        replicas, in_sync = map(str, self.replication)
+        client, controller = (f"127.0.0.1:{port}" for port in self.ports)
+        return {
+            **_SETTINGS,
+            **(_ALONE if len(self.nodes) == 1 else _TOGETHER),
+            "node.id": str(self.node),
+            "log.dirs": str(self.folder / "data"),
+            "listeners": f"CLIENT://{client},CONTROLLER://{controller}",
+            "advertised.listeners": f"CLIENT://{client}",
+            "controller.quorum.voters": ",".join(f"{number}@127.0.0.1:{one.controller}" for number, one in enumerate(self.nodes, 1)),
+            "default.replication.factor": replicas,
+            "offsets.topic.replication.factor": replicas,
+            "transaction.state.log.replication.factor": replicas,
+            "share.coordinator.state.topic.replication.factor": replicas,
+            "min.insync.replicas": in_sync,
+            "transaction.state.log.min.isr": in_sync,
+            "share.coordinator.state.topic.min.isr": in_sync,
+            **self.settings,
+        }
+
     def argv(self) -> list[str]:
         """The node's command line. Raises Unable for a setting that would promise less, and without Java or jars."""
-        self._properties(self.folder / "data")
+        self.properties()
         return [*self._java(binaries.kafka_libs()), "kafka.Kafka", str(self.folder / "server.properties")]
 
     def env(self) -> dict[str, str]:
@@ -138,7 +170,7 @@ class Kafka:
 
     async def probe(self) -> str | None:
         """Why the node is not ready, None when the controllers let it take part: it accepts records from then on."""
-        return await probe.kafka(self.ports.client, kafka_id(self.name), self.node)()
+        return await probe.kafka(self.ports.client, self.id, self.node)()
 
     async def start(self, seconds: float = 60.0) -> None:
         """Prepares, starts and waits until it is ready. Raises Unable with the node's last words. One of three needs a second one."""
@@ -178,40 +210,10 @@ class Kafka:
         flags = [*_JVM, f"-Djava.io.tmpdir={self.folder / 'tmp'}", f"-Dlog4j2.configurationFile={_LOG_CONFIGURATION}"]
         return [str(binaries.java()), *flags, "-cp", f"{libs}/*"]
 
-    def _properties(self, data: Path) -> dict[str, str]:
-        refused = sorted(name for name in self.settings if name.startswith(_UNTOUCHABLE))
-        if refused:
-            raise Unable(f"{', '.join(refused)} may not be changed", "an acknowledged event must survive a crash")
-        replicas, in_sync = map(str, self.replication)
-        client, controller = (f"127.0.0.1:{port}" for port in self.ports)
-        return {
-            **_SETTINGS,
-            **(_ALONE if len(self.nodes) == 1 else _TOGETHER),
-            "node.id": str(self.node),
-            "log.dirs": str(data),
-            "listeners": f"CLIENT://{client},CONTROLLER://{controller}",
-            "advertised.listeners": f"CLIENT://{client}",
-            "controller.quorum.voters": ",".join(f"{number}@127.0.0.1:{one.controller}" for number, one in enumerate(self.nodes, 1)),
-            "default.replication.factor": replicas,
-            "offsets.topic.replication.factor": replicas,
-            "transaction.state.log.replication.factor": replicas,
-            "share.coordinator.state.topic.replication.factor": replicas,
-            "min.insync.replicas": in_sync,
-            "transaction.state.log.min.isr": in_sync,
-            "share.coordinator.state.topic.min.isr": in_sync,
-            **self.settings,
-        }
-
-    def _write_properties(self, path: Path, data: Path) -> None:
-        lines = [f"{name}={value}\n" for name, value in self._properties(data).items()]
-        fresh = path.with_name(f".{path.name}.new")
-        fresh.write_text("".join(lines))
-        fresh.replace(path)
-
     def _check_owner(self, meta: Path) -> None:
         """A node serves whatever storage it is given, so it is asked before whose it is."""
         found = dict(line.partition("=")[::2] for line in meta.read_text().splitlines())
-        if (found.get("cluster.id"), found.get("node.id")) != (kafka_id(self.name), str(self.node)):
+        if (found.get("cluster.id"), found.get("node.id")) != (self.id, str(self.node)):
             raise Unable(f"the storage in {meta.parent} is not that of node {self.node} of {self.name}", "name the right folder")
 
     def _format(self, libs: Path) -> None:
@@ -220,16 +222,23 @@ class Kafka:
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(mode=0o700)
         properties = self.folder / "format.properties"
-        self._write_properties(properties, fresh)
-        argv = [*self._java(libs), "kafka.tools.StorageTool", "format", "-t", kafka_id(self.name), "-c", str(properties)]
-        done = subprocess.run(argv, env=self.env(), cwd="/", capture_output=True, text=True, timeout=_FORMAT_SECONDS)
-        properties.unlink()
+        _write(properties, {**self.properties(), "log.dirs": str(fresh)})
+        argv = [*self._java(libs), "kafka.tools.StorageTool", "format", "-t", self.id, "-c", str(properties)]
+        try:
+            done = subprocess.run(argv, env=self.env(), cwd="/", capture_output=True, text=True, timeout=_FORMAT_SECONDS)
+        except subprocess.TimeoutExpired as error:
+            raise Unable(
+                f"the storage in {fresh} is not formatted within {_FORMAT_SECONDS:.0f} s", "try again on a quieter machine"
+            ) from error
+        finally:
+            properties.unlink()
         if done.returncode != 0:
             said = (done.stderr + done.stdout).strip().splitlines() or ["no message"]
             raise Unable(f"the storage in {fresh} cannot be formatted: {said[-1]}", "free the disk or remove the folder, then try again")
         os.rename(fresh, self.folder / "data")
 
 
-def kafka_id(name: str) -> str:
-    """A name's id is the same for all nodes and at every start: 22 base64url characters."""
-    return base64.urlsafe_b64encode(uuid.uuid5(_NAMES, name).bytes).decode().rstrip("=")
+def _write(path: Path, properties: Mapping[str, str]) -> None:
+    fresh = path.with_name(f".{path.name}.new")
+    fresh.write_text("".join(f"{name}={value}\n" for name, value in properties.items()))
+    fresh.replace(path)

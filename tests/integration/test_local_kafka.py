@@ -16,7 +16,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from cli.errors import Unable
 from cli.local import binaries, probe
-from cli.local.kafka import Kafka, Ports, kafka_id
+from cli.local.kafka import Kafka, Ports
 from tests.support.kafka import Brokers, brokers, laid_out
 from tests.support.processes import free_port
 
@@ -144,7 +144,7 @@ async def test_a_paused_node_is_silent_and_comes_back(tmp_path: Path) -> None:
 async def test_a_probe_tells_who_answers(kafka: Brokers) -> None:
     """Law: neither another node's answer nor another Kafka's is readiness, and what is no Kafka is said to be none."""
     (node,) = kafka.nodes
-    assert await probe.kafka(node.ports.client, kafka_id(node.name), 7)() == "node 7 is not among the brokers [1]"
+    assert await probe.kafka(node.ports.client, node.id, 7)() == "node 7 is not among the brokers [1]"
     assert "another Kafka" in str(await probe.kafka(node.ports.client, "stranger", 1)())
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
