@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import struct
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from cli.errors import Unable
-from cli.local import binaries, probe
+from cli.local import probe
 from cli.local.kafka import Kafka, Ports
 from tests.support.kafka import Brokers, brokers, laid_out
 from tests.support.processes import free_port
@@ -132,6 +131,23 @@ async def test_one_of_three_may_be_killed(tmp_path: Path) -> None:
         assert await kept(kafka, 3) == [b"three", b"two", b"three again"]
 
 
+async def test_nothing_is_acknowledged_by_one_of_three(tmp_path: Path) -> None:
+    """Law: while two of three nodes are away an append is not acknowledged; it is once they are back."""
+    async with brokers(tmp_path, nodes=3) as kafka:
+        await make_topic(kafka)
+        async with producing(kafka) as producer:
+            await producer.send_and_wait(TOPIC, b"first")
+            kafka.pause(1)
+            kafka.pause(2)
+            pending = asyncio.ensure_future(producer.send_and_wait(TOPIC, b"second"))
+            acknowledged, _ = await asyncio.wait([pending], timeout=2.0)
+            assert not acknowledged
+            kafka.resume(1)
+            kafka.resume(2)
+            await pending
+        assert await kept(kafka, 2) == [b"first", b"second"]
+
+
 async def test_a_paused_node_is_silent_and_comes_back(tmp_path: Path) -> None:
     """Law: a paused node gives no answer at all, which is told from a node that answers that it is not ready; resumed, it is ready."""
     async with brokers(tmp_path) as kafka:
@@ -139,39 +155,3 @@ async def test_a_paused_node_is_silent_and_comes_back(tmp_path: Path) -> None:
         assert isinstance(await kafka.nodes[0].probe(), probe.Silence)
         kafka.resume(1)
         await kafka.wait_until_ready()
-
-
-async def test_a_probe_tells_who_answers(kafka: Brokers) -> None:
-    """Law: neither another node's answer nor another Kafka's is readiness, and what is no Kafka is said to be none."""
-    (node,) = kafka.nodes
-    assert await probe.kafka(node.ports.client, node.id, 7)() == "node 7 is not among the brokers [1]"
-    assert "another Kafka" in str(await probe.kafka(node.ports.client, "stranger", 1)())
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n" + struct.pack(">i", 0))
-        await writer.drain()
-        writer.close()
-
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    async with server:
-        port = server.sockets[0].getsockname()[1]
-        said = await probe.kafka(port, "x", 1)()
-    assert said is not None
-    assert "does not speak Kafka" in said
-
-
-@pytest.mark.parametrize("name", ["min.insync.replicas", "unclean.leader.election.enable", "log.flush.interval.messages"])
-def test_less_cannot_be_promised(tmp_path: Path, name: str) -> None:
-    """Law: no setting makes an acknowledged record less safe than declared."""
-    with pytest.raises(Unable, match=f"{name} may not be changed"):
-        Kafka(tmp_path, "x", (Ports(1, 2),), settings={name: "1"}).argv()
-
-
-def test_a_missing_java_and_missing_jars_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Law: what is missing is named with the command that brings it."""
-    monkeypatch.setattr(binaries, "KAFKA", tmp_path / "nothing")
-    with pytest.raises(Unable, match="run `make kafka`"):
-        Kafka(tmp_path, "x", (Ports(1, 2),)).prepare()
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(Unable, match="install Java 17"):
-        binaries.java.__wrapped__()
