@@ -13,12 +13,12 @@ from gitops.fleet.log import LOG
 from kernel.ids import CellId
 
 CELL_ROLES: Final = {
-    "log_dsn": "df_log",
     "owner_dsn": "df_owner",
     "apply_dsn": "df_apply",
     "query_dsn": "df_query",
     "audit_dsn": "df_audit",
 }
+LOG_ROLE: Final = "df_log"
 DIRECTORY_ROLE: Final = "df_directory"
 CELLS_FILE: Final = "cells.json"
 ZONES_FILE: Final = "zones.json"
@@ -99,9 +99,9 @@ def _cell(place: Place, ground: Ground) -> dict[str, str]:
 
 
 def _log(cell: CellId, ground: Ground) -> dict[str, str]:
-    """Where the cell's event log is."""
+    """Where the cell's event log is, and nothing of the other kind's."""
     if ground.layout.log == "postgres":
-        return {"log_kind": "postgres"}
+        return {"log_kind": "postgres", "log_dsn": ground.dsn(cell, LOG_ROLE)}
     return {"log_kind": "kafka", "kafka_bootstrap": ground.layout.kafka_bootstrap(cell), "kafka_topic": f"log.{cell}"}
 
 

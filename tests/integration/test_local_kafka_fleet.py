@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import aiohttp
 import psutil
 import pytest
 
@@ -17,6 +18,7 @@ from cli.local.fleet import LocalFleet
 from cli.local.layout import PORTS_TOTAL
 from cli.local.ports import free_block
 from kernel.ids import CellId
+from tests.support.fleet import Running
 from tests.support.postgres import temporary_folder
 from tests.support.processes import eventually
 
@@ -34,12 +36,19 @@ async def fleet_of(state: Path, brokers: int) -> AsyncIterator[LocalFleet]:
 
 
 async def test_a_cell_has_its_broker_which_comes_back() -> None:
-    """Law: a broker is a process of the fleet like the others, killed and started again; a stop leaves none; the state keeps its log."""
+    """Law: a broker is a process of the fleet like the others: killed, it is started again, and every acknowledged event is stored once.
+    A stop leaves none of it; the state keeps its kind of log."""
     state = temporary_folder()
     try:
-        async with fleet_of(state, brokers=1) as fleet:
+        async with fleet_of(state, brokers=1) as fleet, aiohttp.ClientSession() as web:
+            running = Running(fleet, web)
+            shop = await running.add("shop", CELL)
+            before, after = ([f"{when}-{number}" for number in range(50)] for when in ("before", "after"))
+            await running.send_until_taken(shop, before)
             first = fleet.kill(f"kafka/{CELL}")
+            await running.send_until_taken(shop, after)
             await fleet.wait_until_ready(UP_SECONDS)
+            await running.wait_until_stored(shop, [*before, *after])
             second = fleet.pid(f"kafka/{CELL}")
             assert first != second
             assert attach(state).layout.kafka_bootstrap(CELL) == f"127.0.0.1:{fleet.statuses[f'kafka/{CELL}'].port}"
@@ -51,10 +60,13 @@ async def test_a_cell_has_its_broker_which_comes_back() -> None:
 
 
 async def test_a_cell_with_three_brokers_loses_one() -> None:
-    """Law: with three brokers a held one is missed by the two others within seconds, and taken in again when it is released."""
+    """Law: with three brokers a held one is missed by the two others within seconds, events are taken and stored all the same, and it is
+    taken in again when it is released."""
     state = temporary_folder()
     try:
-        async with fleet_of(state, brokers=3) as fleet:
+        async with fleet_of(state, brokers=3) as fleet, aiohttp.ClientSession() as web:
+            running = Running(fleet, web)
+            shop = await running.add("shop", CELL)
             names = [f"kafka/{CELL}/{node}" for node in (1, 2, 3)]
             assert [fleet.statuses[name].state for name in names] == ["ready"] * 3
             node = fleet.access.kafka(next(place for place in fleet.layout.places() if place.name == names[0]))
@@ -65,7 +77,10 @@ async def test_a_cell_with_three_brokers_loses_one() -> None:
 
             fleet.hold(names[1])
             fleet.kill(names[1])
+            await running.send_until_taken(shop, ["one", "two"])
             await eventually(missed, "the others miss it", 15)
+            await running.send_until_taken(shop, ["three"])
+            await running.wait_until_stored(shop, ["one", "two", "three"])
             fleet.release(names[1])
             await fleet.wait_until_ready(UP_SECONDS)
             assert not await missed()

@@ -51,6 +51,7 @@ def test_a_cell_is_told_where_its_log_is() -> None:
         maker = settings.load(cells.config.ProvisionConfig, provision_environment(place.owner, ground_of(KAFKA)))
         access = cells.config.kafka_access(own)
         assert (own.log_kind, maker.log_kind) == ("kafka", "kafka")
+        assert own.log_dsn == maker.log_dsn == ""
         assert access == cells.config.kafka_access(maker)
         assert access.bootstrap == KAFKA.kafka_bootstrap(own.cell)  # type: ignore[arg-type]  # a cell's name
         assert (maker.log_partitions, maker.log_replication, maker.log_min_in_sync) == (4, 3, 2)
