@@ -153,9 +153,11 @@ class KafkaLog:
         self._closed = True
         self._janitor.cancel()
         await asyncio.gather(self._janitor, return_exceptions=True)
-        await asyncio.gather(*(member.leave() for member in self._members))
-        await asyncio.gather(*(appender.stop(limits.APPEND_SECONDS_MAX) for appender in self._appenders))
-        await asyncio.gather(*(readers.close() for readers in self._readers))
+        await asyncio.gather(
+            *(member.leave() for member in self._members),
+            *(appender.stop(limits.APPEND_SECONDS_MAX) for appender in self._appenders),
+            *(readers.close() for readers in self._readers),
+        )
         await self._brokers.close()
 
     def _refuse_when_closed(self) -> None:
