@@ -223,7 +223,7 @@ class Kafka:
         fresh.mkdir(mode=0o700)
         properties = self.folder / "format.properties"
         _write(properties, {**self.properties(), "log.dirs": str(fresh)})
-        argv = [*self._java(libs), "kafka.tools.StorageTool", "format", "-t", self.id, "-c", str(properties)]
+        argv = [*self._java(libs), "kafka.tools.StorageTool", "format", f"--cluster-id={self.id}", f"--config={properties}"]
         try:
             done = subprocess.run(argv, env=self.env(), cwd="/", capture_output=True, text=True, timeout=_FORMAT_SECONDS)
         except subprocess.TimeoutExpired as error:

@@ -117,6 +117,14 @@ async def test_the_files_of_another_node_are_refused(tmp_path: Path) -> None:
         Kafka(node.folder, node.name, (*node.nodes, Ports(1, 2)), 2).prepare()
 
 
+def test_an_id_that_begins_like_an_option_is_taken(tmp_path: Path) -> None:
+    """Law: every name makes a Kafka, the one in 64 too whose id begins with a hyphen."""
+    ports = (Ports(free_port(), free_port()),)
+    node = next(one for number in range(10_000) if (one := Kafka(tmp_path, f"n{number}", ports)).id.startswith("-"))
+    node.prepare()
+    assert (tmp_path / "data" / "meta.properties").exists()
+
+
 async def test_one_of_three_may_be_killed(tmp_path: Path) -> None:
     """Law: with three nodes, of which two must have a record, a killed one costs neither a record nor the service."""
     async with brokers(tmp_path, nodes=3) as kafka:
