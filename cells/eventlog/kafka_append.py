@@ -131,7 +131,10 @@ class Appender:
             try:
                 await self._deliver(batch)
             finally:
-                batch.failed(unavailable())
+                if batch.awaited:
+                    batch.failed(unavailable())
+            # Whoever was just answered may have the next record: one turn for them, or batches would alternate between few and many.
+            await asyncio.sleep(0)
 
     def _take(self) -> list[Waiting]:
         """The first of the queue, as many as one batch holds; one at least."""
@@ -170,19 +173,16 @@ class Appender:
         doubtful, batch.attempts = batch.doubtful, batch.attempts + 1
         seconds = min(_ATTEMPT_SECONDS, max(0.0, batch.deadline - self._clock.monotonic()))
         try:
-            async with asyncio.timeout(seconds):
-                leader = self._brokers.view.leader(self._partition)
-                if self._session is None:
-                    self._session = await self._begin(leader, seconds)
-                    batch.data = b""
-                batch.data = batch.data or self._encoded(batch.group, self._session)
-                batch.doubtful = True
-                request = ProduceRequest(
-                    None, _ALL_REPLICAS, int(seconds * 1_000), [(self._brokers.topic, [(self._partition, batch.data)])]
-                )
-                answer = await self._line.ask(leader, request, seconds)
-        except (Lost, TimeoutError) as lost:
-            self._failed(str(lost) or "no answer in time")
+            leader = self._brokers.view.leader(self._partition)
+            if self._session is None:
+                self._session = await self._begin(leader, seconds)
+                batch.data = b""
+            batch.data = batch.data or self._encoded(batch.group, self._session)
+            topics = [(self._brokers.topic, [(self._partition, batch.data)])]
+            batch.doubtful = True
+            answer = await self._line.ask(leader, ProduceRequest(None, _ALL_REPLICAS, int(seconds * 1_000), topics), seconds)
+        except Lost as lost:
+            self._failed(str(lost))
             return Verdict.AGAIN
         [(_, [(_, code, base, *_)])] = answer.topics
         batch.doubtful = doubtful or unsure(code)
