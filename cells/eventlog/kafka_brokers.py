@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
-from cells.eventlog.kafka_line import Line, Lost, name_of
+from cells.eventlog.kafka_line import Line, Lost, name_of, refused_login
 from cells.eventlog.kafka_login import Address, Login
 from cells.eventlog.kafka_wire import Metadata
 from kernel.clock import Clock
@@ -22,6 +22,7 @@ ANSWER_SECONDS: Final = 3.0
 # Reads are asked again so often, with these pauses before: a leader that has just died has a successor soon after.
 _PAUSES_SECONDS: Final = (0.0, 0.05, 0.25, 0.5)
 _ASKED_AT_ONCE: Final = 3
+_NOT_LOGGED_IN: Final = 34
 
 Answer = TypeVar("Answer")
 
@@ -155,7 +156,11 @@ class Brokers:
 
     async def _look(self, address: Address) -> View | Lost:
         try:
-            return _view(await self.ask(address, Metadata(self.topic)), self.topic)
+            view = _view(await self.ask(address, Metadata(self.topic)), self.topic)
+            if view.error == _NOT_LOGGED_IN:
+                # A bearer token that is refused is refused in the answer's text, which the library does not read.
+                raise refused_login(address, name_of(view.error))
+            return view
         except Lost as lost:
             return lost
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from typing import Final
 
 from aiokafka.protocol.admin import CreateTopicsRequest
@@ -27,11 +28,14 @@ _EXISTS: Final = 36
 
 
 async def provision(access: Access, topic: Topic, clock: Clock) -> None:
-    """Makes the topic when it is not there. Raises ValueError for what cannot be, and for a topic that differs, naming each difference;
-    Failure(LOG_UNAVAILABLE) when Kafka does not answer or does not let us."""
+    """Makes the topic (`access` need not name it) when it is not there.
+
+    Raises ValueError for what cannot be, and for a topic that differs, naming each difference; Failure(LOG_UNAVAILABLE) when Kafka
+    does not answer or does not let us.
+    """
     if found := impossible(topic):
         raise ValueError("; ".join(found))
-    brokers = Brokers(Login(access, _CLIENT), clock)
+    brokers = Brokers(Login(dataclasses.replace(access, topic=topic.name), _CLIENT), clock)
     try:
         async with asyncio.timeout(_MAKING_SECONDS):
             await _provision(brokers, topic, clock)
