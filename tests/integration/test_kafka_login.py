@@ -17,7 +17,7 @@ from cells.eventlog.topics import Topic
 from kernel.errors import Failure
 from kernel.process.clock import SystemClock
 from tests.support.kafka_doors import (
-    CLUSTER,
+    BROKERS,
     DELETE,
     DESCRIBE,
     DESCRIBE_CONFIGS,
@@ -47,7 +47,7 @@ async def prepared(guarded: Guarded, user: str) -> str:
     topic = f"events-{uuid.uuid4().hex}"
     await provision(Access(guarded.kafka.bootstrap, topic), Topic(topic, 1, 1, 1), CLOCK)
     rights = [(TOPIC, topic, operation) for operation in (READ, WRITE, DELETE, DESCRIBE, DESCRIBE_CONFIGS)]
-    await guarded.allow(user, *rights, (CLUSTER, "kafka-cluster", DESCRIBE))
+    await guarded.allow(user, *rights, (BROKERS, "kafka-cluster", DESCRIBE))
     return topic
 
 

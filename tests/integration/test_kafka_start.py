@@ -25,7 +25,7 @@ from cells.eventlog.topics import Topic
 from kernel.errors import Failure, Reason
 from kernel.process.clock import SystemClock
 from tests.support.kafka_doors import (
-    CLUSTER,
+    BROKERS,
     DELETE,
     DESCRIBE,
     DESCRIBE_CONFIGS,
@@ -36,7 +36,7 @@ from tests.support.kafka_doors import (
     Guarded,
     guarded_brokers,
 )
-from tests.support.processes import free_port
+from tests.support.processes import eventually, free_port
 from tests.support.records import blob
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(120)]
@@ -144,10 +144,16 @@ async def test_a_name_that_no_topic_can_have(guarded: Guarded) -> None:
 async def made(guarded: Guarded, topic: str, **settings: str) -> None:
     """A topic as somebody else would make it, with dots for underscores in its settings."""
     values = {**Topic(topic, 2, 1, 1).settings(), **{name.replace("_", "."): value for name, value in settings.items()}}
-    async with guarded.superuser() as asked:
+    async with guarded.superuser(topic) as asked:
         request = CreateTopicsRequest([(topic, 2, 1, [], list(values.items()))], 5_000, False)
         answer = await asked.ask(next(iter(asked.view.nodes.values())), request)
         assert [code for _, code, _ in answer.topic_errors] == [0]
+
+        async def known() -> bool:
+            await asked.renew(asked.view)
+            return len(asked.view.partitions) == 2 and all(part.leader in asked.view.nodes for part in asked.view.partitions.values())
+
+        await eventually(known, "the broker knows the topic")
 
 
 @pytest.mark.parametrize(
@@ -178,7 +184,7 @@ async def test_provisioning_says_each_difference_and_changes_nothing(guarded: Gu
         await provision(access, Topic(fresh(), 4, 3, 2), CLOCK)
 
 
-RIGHTS = [(TOPIC, DESCRIBE), (TOPIC, DESCRIBE_CONFIGS), (TOPIC, WRITE), (TOPIC, READ), (TOPIC, DELETE), (CLUSTER, DESCRIBE), (GROUP, READ)]
+RIGHTS = [(TOPIC, DESCRIBE), (TOPIC, DESCRIBE_CONFIGS), (TOPIC, WRITE), (TOPIC, READ), (TOPIC, DELETE), (BROKERS, DESCRIBE), (GROUP, READ)]
 SAYS = ["DESCRIBE topic", "DESCRIBE_CONFIGS", "WRITE", "READ", "DELETE", "DESCRIBE the cluster", "READ group"]
 
 
@@ -186,7 +192,7 @@ async def test_each_right_that_is_missing_is_named(guarded: Guarded) -> None:
     """Law: who lacks a right is told which, one after the other until none is missing; then the log appends, fetches, trims and joins."""
     access = guarded.access(fresh(), user="cell")
     await made(guarded, access.topic)
-    named = {TOPIC: access.topic, GROUP: f"{access.topic}.processing", CLUSTER: "kafka-cluster"}
+    named = {TOPIC: access.topic, GROUP: f"{access.topic}.processing", BROKERS: "kafka-cluster"}
     for (resource, operation), said in zip(RIGHTS, SAYS, strict=True):
         refused = await refusal(access)
         assert "user cell may not" in refused
@@ -210,7 +216,7 @@ async def test_who_only_appends_needs_fewer_rights(guarded: Guarded) -> None:
     await made(guarded, access.topic)
     bearer = dataclasses.replace(access, mechanism="OAUTHBEARER", user="", password_file=guarded.file(token("ingest")))
     rights = [(TOPIC, access.topic, operation) for operation in (DESCRIBE, DESCRIBE_CONFIGS, WRITE)]
-    await guarded.allow("ingest", *rights, (CLUSTER, "kafka-cluster", DESCRIBE))
+    await guarded.allow("ingest", *rights, (BROKERS, "kafka-cluster", DESCRIBE))
     log = await open_log(bearer, Needs(appends=True, reads=False), "cell", CLOCK)
     assert await log.append(0, blob("x"), CLOCK.monotonic() + 10) == 0
     await log.close()

@@ -32,7 +32,7 @@ from tests.support.kafka import Brokers, laid_out
 from tests.support.processes import free_port
 
 # Kafka's numbers of resources, operations, a permission, "this name and no other", and a mechanism.
-TOPIC, GROUP, CLUSTER = 2, 3, 4
+TOPIC, GROUP, BROKERS = 2, 3, 4
 READ, WRITE, CREATE, DELETE, DESCRIBE, DESCRIBE_CONFIGS = 3, 4, 5, 6, 8, 10
 _ALLOW, _LITERAL, _SCRAM_512 = 3, 3, 2
 _PASSWORDS = {"admin": "admin-secret", "cell": "cell-secret"}
@@ -109,9 +109,9 @@ class Guarded:
         return file
 
     @asynccontextmanager
-    async def superuser(self) -> AsyncIterator[Asked]:
-        """Asks brokers anything."""
-        asked = Asked(Login(Access(self.kafka.bootstrap, "none"), "superuser"), _CLOCK)
+    async def superuser(self, topic: str = "none") -> AsyncIterator[Asked]:
+        """Asks brokers anything; its view is of `topic`."""
+        asked = Asked(Login(Access(self.kafka.bootstrap, topic), "superuser"), _CLOCK)
         await asked.renew(asked.view)
         try:
             yield asked
