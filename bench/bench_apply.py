@@ -20,6 +20,7 @@ from pathlib import Path
 
 import psutil
 
+from bench.workload import message_id
 from cells.storage.postgres_apply import PostgresStore
 from cells.storage.postgres_provision import Passwords, provision
 from cli.local.postgres import Postgres
@@ -42,7 +43,7 @@ def make(number: int, events: int, partition: int, now: Micros) -> Effects:
     for index in range(number * events, (number + 1) * events):
         tenant = TENANTS[index // 50 % 20]
         unique = index - 37 if index % 50 == 49 else index
-        id_ = f"{partition:02x}{unique * 2654435761 % 2**64:016x}-{unique:016x}"
+        id_ = message_id(f"{partition:x}", unique, 0)
         payload = (
             b'{"messageId":"%s","properties":{"order":"%032x","total":%d.5,"items":[%s]},"context":{"page":{"url":"https://x.example"}}}'
             % (id_.encode(), unique, unique, b",".join(b'{"sku":"%06d","q":1}' % n for n in range(18)))

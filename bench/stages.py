@@ -16,7 +16,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from bench.workload import Bodies
+from bench.workload import RUN_CHARS, Bodies
 from cells.eventlog import codec
 from cells.eventlog.envelope import Body
 from cells.eventlog.log import Entry, Record
@@ -48,7 +48,7 @@ def lowest_micros(act: Callable[[], object], events: int = _BATCH, turns: int = 
 
 def stages() -> Mapping[str, Callable[[], object]]:
     """Each stage over a batch of 100, fed with what the one before it makes."""
-    run = "0" * 12
+    run = "0" * RUN_CHARS
     body = Bodies("http", run, _BATCH).make(0, _NOW)
     wire = Bodies("grpc", run, _BATCH).make(0, _NOW)
     request = ingest_pb2.IngestRequest.FromString(wire)
