@@ -51,12 +51,9 @@ async def _provision(brokers: Brokers, topic: Topic, clock: Clock) -> None:
         raise _forbidden(topic)
     if view.error == _UNKNOWN_TOPIC:
         await _make(brokers, view, topic)
-    while True:
-        view = await reached(brokers)
-        if view.partitions and all(partition.leader in view.nodes for partition in view.partitions.values()):
-            break
+    while not await brokers.known_to_all():
         await clock.sleep(_LOOK_SECONDS)
-    if found := differences(topic, await settings(brokers, view)):
+    if found := differences(topic, await settings(brokers, await reached(brokers))):
         raise ValueError(f"topic {topic.name} is there, but {'; '.join(found)}")
 
 

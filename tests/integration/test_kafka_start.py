@@ -150,8 +150,7 @@ async def made(guarded: Guarded, topic: str, **settings: str) -> None:
         assert [code for _, code, _ in answer.topic_errors] == [0]
 
         async def known() -> bool:
-            await asked.renew(asked.view)
-            return len(asked.view.partitions) == 2 and all(part.leader in asked.view.nodes for part in asked.view.partitions.values())
+            return await asked.known_to_all()
 
         await eventually(known, "the broker knows the topic")
 
