@@ -155,16 +155,17 @@ class Appender:
             verdict = await self._attempt(batch)
             if verdict is Verdict.STORED:
                 return
-            if verdict is Verdict.TOO_LARGE and len(batch.group) > 1:
+            if verdict is Verdict.AGAIN or (verdict is Verdict.OVER and not batch.doubtful):
+                await self._pause(batch)
+            elif verdict is not Verdict.TOO_LARGE or batch.doubtful:
+                # What may be stored is not sent under other numbers: it would be stored twice, and the caller tries again anyway.
+                batch.failed(unavailable())
+            elif len(batch.group) == 1:
+                batch.failed(Failure(Reason.RECORD_TOO_LARGE))
+            else:
                 # One of them is to blame. A refused batch has used no numbers, so that each may be tried on its own.
                 for waiting in batch.group:
                     await self._deliver(_Batch([waiting]))
-            elif verdict is Verdict.TOO_LARGE:
-                batch.failed(Failure(Reason.RECORD_TOO_LARGE))
-            elif verdict is Verdict.REFUSED or (verdict is Verdict.OVER and batch.doubtful):
-                batch.failed(unavailable())
-            else:
-                await self._pause(batch)
         if batch.doubtful:
             self._session = None
 
