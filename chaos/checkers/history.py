@@ -46,6 +46,24 @@ class LedgerLine(NamedTuple):
     held: int
 
 
+class Poison(NamedTuple):
+    """A record of the log that nobody can read, where an auditor found it. It counts as `events` of `tenant` in the ledger."""
+
+    cell: str
+    tenant: str
+    events: int
+    partition: int
+    offset: int
+
+
+class Recovery(NamedTuple):
+    """How long after the last fault had ended a cell had applied everything again, by itself, and how long it may take."""
+
+    cell: str
+    seconds: float
+    seconds_max: float
+
+
 class Copy(NamedTuple):
     """A place that may hold customers' bytes: a table, a log, a file, a telemetry stream."""
 
@@ -65,3 +83,5 @@ class History:
     homes: dict[str, str] = field(default_factory=dict)
     zones: dict[str, str] = field(default_factory=dict)
     canaries: dict[str, tuple[bytes, ...]] = field(default_factory=dict)
+    poisons: tuple[Poison, ...] = ()
+    recoveries: tuple[Recovery, ...] = ()

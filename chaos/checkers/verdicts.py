@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from chaos.checkers.history import History
+from chaos.checkers.history import History, LedgerLine
 
 _FINDINGS_MAX: Final = 20
 
@@ -67,6 +67,40 @@ def ledger_balances(history: History) -> list[str]:
     ]
 
 
+def poison_is_buried(history: History) -> list[str]:
+    """Every record that nobody can read is quarantined, none is held or passed over, and the partition goes on behind it. One behind
+    which nothing acknowledged stands proves nothing: that is a finding too."""
+    if not history.poisons:
+        return []
+    events: Counter[tuple[str, str]] = Counter()
+    for poison in history.poisons:
+        events[(poison.cell, poison.tenant)] += poison.events
+    lines = {(line.cell, line.tenant): line for line in history.ledger}
+    found = []
+    for (cell, tenant), wanted in events.items():
+        line = lines.get((cell, tenant), LedgerLine(cell, tenant, 0, 0, 0, 0, 0))
+        if (line.quarantined, line.held) != (wanted, 0):
+            found.append(f"poison: {tenant} in {cell}: {wanted} events of unreadable records, {line.quarantined} dead, {line.held} held")
+    ends: dict[tuple[str, int], int] = defaultdict(int)
+    for row in history.stored:
+        place = (row.cell, row.position[0])
+        ends[place] = max(ends[place], row.position[1])
+    return found + [
+        f"stalled: nothing is visible of partition {poison.partition} of {poison.cell} behind the poison at {poison.offset}"
+        for poison in history.poisons
+        if ends[(poison.cell, poison.partition)] < poison.offset
+    ]
+
+
+def recovers_in_time(history: History) -> list[str]:
+    """Each cell has applied everything soon after the last fault."""
+    return [
+        f"late: {recovery.cell} had applied everything {recovery.seconds:.1f} s after the last fault, at most {recovery.seconds_max:.0f} s"
+        for recovery in history.recoveries
+        if recovery.seconds > recovery.seconds_max
+    ]
+
+
 def stays_at_home(history: History) -> list[str]:
     """Every row is in its tenant's home cell."""
     return [
@@ -95,6 +129,8 @@ CHECKERS: Final[tuple[Callable[[History], list[str]], ...]] = (
     stored_once,
     order_is_kept,
     ledger_balances,
+    poison_is_buried,
+    recovers_in_time,
     stays_at_home,
     stays_in_zone,
 )
