@@ -12,7 +12,7 @@ EVENT_TYPES = ("track", "identify", "page", "screen", "group", "alias")
 class Envelope(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """One admitted event. `payload` is the client's JSON object, byte for byte; the other fields are promoted from it.
 
-    `original_at` is the client's own time of the event. `content_hash` is 63 bits over the payload: a second event with the
+    `original_at` is the client's own time of the event. `content_hash` is the CRC-32 of the payload: a second event with the
     same message id but another hash is counted as a conflict. New fields are appended with a default, so that old records
     stay readable.
     """

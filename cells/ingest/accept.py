@@ -151,13 +151,18 @@ class Acceptor:
         records = [(partition, _record(sender, self._cell, tenant.epoch, now, batch, envelopes)) for partition, envelopes in groups.items()]
         with self._spans.start("log.append") as span:
             span.note("records", len(records))
-            outcomes = await asyncio.gather(
-                *(self._log.append(partition, record, deadline) for partition, record in records), return_exceptions=True
-            )
-            for outcome in outcomes:
-                if isinstance(outcome, BaseException):
-                    raise outcome
+            await self._log_all(records, deadline)
         self._meter.observe(metrics.APPEND_SECONDS, self._clock.monotonic() - started)
+
+    async def _log_all(self, records: Sequence[tuple[int, Record]], deadline: float) -> None:
+        """All of them end before one failure is raised."""
+        if len(records) == 1:
+            await self._log.append(*records[0], deadline)
+            return
+        appends = (self._log.append(partition, record, deadline) for partition, record in records)
+        for outcome in await asyncio.gather(*appends, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
 
     def _count(self, tenant: TenantId, admitted: Admitted) -> None:
         self._meter.add(metrics.EVENTS_ACCEPTED, len(admitted.accepted), tenant=tenant)

@@ -4,7 +4,7 @@
            -> check the shape   `shape`; tracking plans go here
            -> correct the clock `clock_skew`
            -> claim identities  `identity_claims`
-           -> row               what storage keeps
+           -> row               what storage finds the event by; the record keeps its body
     (enrichment, consent and PII rules, tenant transformations and routing to destinations take their places between the
     claims and the row; deliveries become one more field of Effects.)
 
@@ -16,19 +16,21 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
+from datetime import date
 from enum import Enum
+from typing import NamedTuple
 
 import msgspec
 
 from cells.eventlog import codec
 from cells.eventlog.envelope import Body, Envelope
-from cells.eventlog.log import Entry, Record
+from cells.eventlog.log import Entry
 from cells.processing import identity_claims, shape
 from cells.processing.clock_skew import correct
-from kernel.clock import Micros, hour_of
-from kernel.effects import DeadLetter, Effects, EventRow, HeldRecord, IdentityClaim, TraitClaim
+from kernel.clock import Micros, day_of, hour_of
+from kernel.effects import DeadLetter, Effects, EventRow, HeldRecord, IdentityClaim, RecordRow, TraitClaim
 from kernel.errors import Reason
-from kernel.ids import TenantId
+from kernel.ids import TenantId, message_keys
 from kernel.limits import APPLY_CLAIMS_MAX, APPLY_FOLD_BYTES_MAX, MESSAGE_ID_CHARS_MAX, SLICE_EVENTS_MAX
 
 
@@ -51,6 +53,8 @@ class Fold:
     _bytes: int = 0
     _units: int = 0
     _rows: list[EventRow] = field(default_factory=list)
+    _records: list[RecordRow] = field(default_factory=list)
+    _said: set[tuple[TenantId, str | None, str | None, str | None]] = field(default_factory=set)
     _identities: list[IdentityClaim] = field(default_factory=list)
     _traits: list[TraitClaim] = field(default_factory=list)
     _dead: list[DeadLetter] = field(default_factory=list)
@@ -83,18 +87,23 @@ class Fold:
         if len(body.envelopes) != record.events:
             self._bury_record(entry, f"{len(body.envelopes)} envelopes where the header says {record.events}")
             return
+        opened = _Opened(entry, body, day_of(record.received_at), message_keys(record.tenant, [e.message_id for e in body.envelopes]))
+        before = len(self._rows)
         for ordinal, envelope in enumerate(body.envelopes):
             self._bytes += len(envelope.payload)
-            self._units += 1 + self._take(entry, body, envelope, ordinal)
+            self._units += 1 + self._take(opened, envelope, ordinal)
             if self._units >= SLICE_EVENTS_MAX:
                 self._units = 0
                 yield
+        if len(self._rows) > before:
+            self._records.append(_record_row(self.partition, opened, len(self._rows) - before))
 
     def effects(self) -> Effects:
         """All of it."""
         return Effects(
             partition=self.partition,
             rows=tuple(self._rows),
+            records=tuple(self._records),
             identities=tuple(dict.fromkeys(self._identities)),
             traits=tuple(self._traits),
             dead_letters=tuple(self._dead),
@@ -102,23 +111,49 @@ class Fold:
             accepted=dict(self._accepted),
         )
 
-    def _take(self, entry: Entry, body: Body, envelope: Envelope, ordinal: int) -> int:
+    def _take(self, opened: _Opened, envelope: Envelope, ordinal: int) -> int:
         """One event; how many traits it brought."""
+        entry, body, day, keys = opened
         record = entry.record
         wrong = "the store refused its record" if self.care is Care.BURY else shape.violation(envelope, self.care is Care.STRICT)
         if wrong is not None:
             self._bury(entry, envelope, ordinal, f"shape: {wrong}")
             return 0
         event_at = correct(record.received_at, body.sent_at, envelope.original_at)
-        try:
-            traits = identity_claims.traits(record.tenant, envelope, event_at)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            self._bury(entry, envelope, ordinal, f"traits: {type(error).__name__}")
-            return 0
-        self._traits.extend(traits)
-        self._identities.extend(identity_claims.identities(record.tenant, envelope))
-        self._rows.append(_row(record, entry.offset, ordinal, envelope, event_at))
+        traits: tuple[TraitClaim, ...] = ()
+        if envelope.type == "identify":
+            try:
+                traits = identity_claims.traits(record.tenant, envelope, event_at)
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+                self._bury(entry, envelope, ordinal, f"traits: {type(error).__name__}")
+                return 0
+            self._traits.extend(traits)
+        self._claim(record.tenant, envelope)
+        row = (
+            record.tenant,
+            keys[ordinal],
+            day,
+            event_at,
+            self.partition,
+            entry.offset,
+            ordinal,
+            envelope.content_hash,
+            envelope.type,
+            envelope.name,
+            envelope.user_id,
+            envelope.anonymous_id,
+            envelope.group_id,
+            record.source,
+        )
+        self._rows.append(EventRow._make(row))
         return len(traits)
+
+    def _claim(self, tenant: TenantId, envelope: Envelope) -> None:
+        """What the event says about who is who; most events say again what one before them said."""
+        said = (tenant, envelope.user_id, envelope.anonymous_id, envelope.previous_id)
+        if said not in self._said:
+            self._said.add(said)
+            self._identities.extend(identity_claims.identities(tenant, envelope))
 
     def _bury(self, entry: Entry, envelope: Envelope, ordinal: int, detail: str) -> None:
         record, reason = entry.record, Reason.UNPROCESSABLE_EVENT.name
@@ -144,22 +179,26 @@ def fold(partition: int, entries: Sequence[Entry], held: Set[TenantId] = frozens
     return work.effects()
 
 
-def _row(record: Record, offset: int, ordinal: int, envelope: Envelope, event_at: Micros) -> EventRow:
-    return EventRow(
+class _Opened(NamedTuple):
+    """A record that could be read; `message_keys` stand in the order of its events."""
+
+    entry: Entry
+    body: Body
+    day: date
+    message_keys: list[bytes]
+
+
+def _record_row(partition: int, opened: _Opened, events: int) -> RecordRow:
+    record = opened.entry.record
+    return RecordRow(
         record.tenant,
-        envelope.message_id,
+        opened.day,
+        partition,
+        opened.entry.offset,
         record.received_at,
-        event_at,
-        envelope.type,
-        envelope.name,
-        envelope.user_id,
-        envelope.anonymous_id,
-        envelope.group_id,
-        record.source,
-        record.cell,
         record.epoch,
-        offset,
-        ordinal,
-        envelope.content_hash,
-        envelope.payload,
+        record.cell,
+        record.source,
+        events,
+        record.body,
     )
