@@ -24,6 +24,8 @@ RETRY_AFTER_SECONDS_MAX: Final = 300
 # Ingest as a process.
 INFLIGHT_BYTES_MAX: Final = 64 * KIB * KIB
 TENANT_INFLIGHT_SHARE: Final = 0.5
+TURN_BYTES: Final = 64 * KIB  # of bodies per turn of the loop: about a hundred events, a millisecond
+TURN_WAIT_SECONDS_MAX: Final = 0.2
 APPEND_SECONDS_MAX: Final = 5.0
 STREAM_WINDOW_BATCHES: Final = 16
 STREAM_SECONDS_MAX: Final = 300.0

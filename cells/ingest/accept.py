@@ -20,6 +20,7 @@ from cells.ingest import metrics, quota
 from cells.ingest.admit import admit
 from cells.ingest.authenticate import Sender
 from cells.ingest.inflight import Held, Inflight
+from cells.ingest.turns import Turns
 from cells.ingest.verdict import Admitted, Rejected, Repeated
 from cells.tracing import OFF, Spans
 from kernel import limits
@@ -64,6 +65,7 @@ class Acceptor:
         self._new_message_id = new_message_id
         self._inflight = Inflight(inflight_bytes_max, lambda total: meter.set(metrics.INFLIGHT_BYTES, total))
         self._spans = spans
+        self._turns = Turns(clock)
         self._buckets: OrderedDict[TenantId, quota.Bucket] = OrderedDict()
         self._busy = 0
         self._idle = asyncio.Event()
@@ -74,6 +76,7 @@ class Acceptor:
     def request(self) -> Iterator[Held]:
         """Around one request, from its first byte on: what it holds in memory is bounded, and a refusal is counted."""
         try:
+            self._turns.check()
             with self._inflight.holding() as held:
                 yield held
         except Failure as failure:
@@ -90,6 +93,7 @@ class Acceptor:
             raise Failure(Reason.TOO_MANY_EVENTS, f"{len(batch.items)} events, at most {tenant.plan.batch_events_max}")
         with self._working():
             self._take_quota(sender, len(batch.items))
+            await self._turns.take(sum(map(len, batch.items)))
             admitted = await self._admit(batch.items)
             if admitted.accepted:
                 await self._append(sender, admitted, batch, min(deadline, self._clock.monotonic() + limits.APPEND_SECONDS_MAX))
