@@ -45,8 +45,12 @@ class Batch:
     trace: str = ""
 
 
+def _unbounded() -> None:
+    """Nothing of this process is behind."""
+
+
 class Acceptor:
-    """Shared by the shells of one process."""
+    """Shared by the shells of one process. `events_per_second_max` says what its own applies can bear at present, None for anything."""
 
     def __init__(
         self,
@@ -57,6 +61,7 @@ class Acceptor:
         new_message_id: Callable[[], str],
         inflight_bytes_max: int = limits.INFLIGHT_BYTES_MAX,
         spans: Spans = OFF,
+        events_per_second_max: Callable[[], float | None] = _unbounded,
     ) -> None:
         self._cell = cell
         self._log = log
@@ -66,6 +71,8 @@ class Acceptor:
         self._inflight = Inflight(inflight_bytes_max, lambda total: meter.set(metrics.INFLIGHT_BYTES, total))
         self._spans = spans
         self._turns = Turns(clock)
+        self._events_per_second_max = events_per_second_max
+        self._pace: quota.Bucket | None = None
         self._buckets: OrderedDict[TenantId, quota.Bucket] = OrderedDict()
         self._busy = 0
         self._idle = asyncio.Event()
@@ -93,6 +100,7 @@ class Acceptor:
             raise Failure(Reason.TOO_MANY_EVENTS, f"{len(batch.items)} events, at most {tenant.plan.batch_events_max}")
         with self._working():
             self._take_quota(sender, len(batch.items))
+            self._keep_pace(len(batch.items))
             await self._turns.take(sum(map(len, batch.items)))
             admitted = await self._admit(batch.items)
             if admitted.accepted:
@@ -125,6 +133,17 @@ class Acceptor:
             self._buckets.popitem(last=False)
         if wait is not None:
             raise Failure(Reason.QUOTA_EXCEEDED, retry_after_seconds=wait)
+
+    def _keep_pace(self, events: int) -> None:
+        """While this process's applies are behind it accepts no more than they can bear, whoever sends."""
+        rate = self._events_per_second_max()
+        if rate is None:
+            self._pace = None
+            return
+        plan = limits.Plan(events_per_second=rate, burst_events=max(1.0, rate * limits.PACE_WINDOW_SECONDS))
+        self._pace, wait = quota.take(self._pace, plan, events, self._clock.monotonic())
+        if wait is not None:
+            raise Failure(Reason.OVERLOADED, retry_after_seconds=wait)
 
     async def _admit(self, items: Sequence[bytes]) -> Admitted:
         """In slices, so that no batch holds the loop for longer than a few milliseconds."""

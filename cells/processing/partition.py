@@ -36,9 +36,14 @@ _FENCED_SECONDS: Final = 0.2
 _RETRY_SECONDS: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 
+def _unheard(partition: int, events: int, behind_seconds: float) -> None:
+    """Nobody asks."""
+
+
 @dataclass(frozen=True)
 class Wiring:
-    """What a consumer works with. `claim` reads the newest one; `renew_claim` makes the store hear of it first."""
+    """What a consumer works with. `claim` reads the newest one; `renew_claim` makes the store hear of it first. `applied` is told of
+    each apply its partition, its events, and for how many seconds the oldest of them had waited."""
 
     log: EventLog
     store: Applier
@@ -47,6 +52,7 @@ class Wiring:
     clock: Clock
     meter: Meter
     spans: Spans = OFF
+    applied: Callable[[int, int, float], None] = _unheard
 
 
 class PartitionLoop:
@@ -81,7 +87,7 @@ class PartitionLoop:
         if not entries:
             self._report_lag(None)
             return position
-        self._report_lag(entries[0])
+        behind = self._report_lag(entries[0])
         with self._w.spans.start("process", links=(entry.record.trace for entry in entries), kind=SpanKind.CONSUMER) as span:
             span.note("partition", self._partition)
             span.note("records", len(entries))
@@ -94,6 +100,7 @@ class PartitionLoop:
                 return position
             case Applied():
                 self._count(outcome)
+                self._w.applied(self._partition, sum(entry.record.events for entry in entries if entry.offset < following), behind)
                 self._ahead = [entry for entry in entries if entry.offset >= following]
                 return following
 
@@ -148,9 +155,10 @@ class PartitionLoop:
             if events:
                 self._w.meter.add(metric, events)
 
-    def _report_lag(self, oldest: Entry | None) -> None:
-        age = (self._w.clock.now() - oldest.appended_at) / SECOND if oldest else 0.0
-        self._w.meter.set(metrics.LAG_SECONDS, max(0.0, age), partition=str(self._partition))
+    def _report_lag(self, oldest: Entry | None) -> float:
+        age = max(0.0, (self._w.clock.now() - oldest.appended_at) / SECOND) if oldest else 0.0
+        self._w.meter.set(metrics.LAG_SECONDS, age, partition=str(self._partition))
+        return age
 
 
 def _bounded(entries: list[Entry]) -> list[Entry]:
