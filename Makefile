@@ -30,6 +30,17 @@ $(VENV)/dev: $(VENV)/runtime locks/3-dev.txt
 setup: $(VENV)/runtime ## install what `make demo` needs into .venv
 setup-dev: $(VENV)/dev ## install what `make test` needs into .venv
 
+kafka: .kafka/fetched ## fetch Apache Kafka into .kafka: what `dataflow up --log kafka` and `make check` run
+
+# Maven verifies what it fetches (-C); the folder is renamed last, so that an interrupted fetch is not taken for a whole one.
+.kafka/fetched: cli/local/kafka-pom.xml
+	@command -v java >/dev/null || { echo "Java 17 or newer is missing: on Debian, apt-get install default-jre-headless"; exit 1; }
+	@command -v mvn >/dev/null || { echo "Maven is missing: on Debian, apt-get install maven"; exit 1; }
+	@echo "== fetching Apache Kafka (43 MB, once)"
+	@rm -rf .kafka .kafka.new
+	@mvn -q -B -C -f cli/local/kafka-pom.xml dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/.kafka.new/libs || { echo "Maven could not fetch Apache Kafka; it needs Maven Central or a mirror of it in its settings.xml"; rm -rf .kafka.new; exit 1; }
+	@touch .kafka.new/fetched && mv .kafka.new .kafka
+
 demo: $(VENV)/runtime ## a four-cell fleet, real traffic, two kills, a verdict (SABOTAGE=loss or leak must fail)
 	@SABOTAGE=$(SABOTAGE) $(BIN)/dataflow demo
 
@@ -42,10 +53,11 @@ generate: $(VENV)/dev ## Python from proto/, into proto/gen
 	@find proto/gen -type d | sort | while read d; do touch $$d/__init__.py; done; rm -f proto/gen/__init__.py
 
 test: $(VENV)/dev ## everything that a change must pass: unit to end to end, on real PostgreSQL, Envoy and processes
-	@$(PYTEST) -n 2 --dist loadgroup --cov --cov-report= tests
+	@$(PYTEST) -n 2 --dist loadgroup --cov --cov-report= -m "not kafka" tests
 	@$(BIN)/coverage report --format=total | sed 's/.*/coverage: & % of lines and branches (in this process; what fleets run is not counted)/'
 
-check: lint ## `make lint`, more simulations, the demo and both sabotages
+check: lint kafka ## `make lint`, what needs Kafka, more simulations, the demo and both sabotages
+	@$(PYTEST) -m kafka tests
 	@SIM_RUNS=30 $(PYTEST) tests/simulation
 	@$(BIN)/dataflow demo
 	@for sabotage in loss leak; do if SABOTAGE=$$sabotage $(BIN)/dataflow demo >/tmp/dataflow-sabotage.$$$$ 2>&1; then cat /tmp/dataflow-sabotage.$$$$; echo "the sabotage '$$sabotage' was not found"; exit 1; else echo "the sabotage '$$sabotage' was found, as it must be"; fi; rm -f /tmp/dataflow-sabotage.$$$$; done
@@ -71,4 +83,4 @@ contracts: $(VENV)/dev ## after a contract has landed: what `buf breaking` compa
 bench: $(VENV)/dev ## the figures of docs/validation.md, measured on this machine (about 6 min)
 	@$(BIN)/python -m bench.figures
 
-.PHONY: help setup setup-dev demo lock generate test check lint sim golden docs contracts bench
+.PHONY: help setup setup-dev kafka demo lock generate test check lint sim golden docs contracts bench

@@ -52,7 +52,8 @@ async def serve(config: Config, role: Role, stop: asyncio.Event) -> None:
         process.tasks["watch the loop"] = lambda: telemetry.watch_loop(meter, process.clock)
         for name, task in process.tasks.items():
             _start(process, name, asyncio.ensure_future(task()), log, stop)
-        http = HttpServer(HttpShell([*process.routes, *ops.routes(lambda: health.problems, meter.exposition)], report), config.http_address)
+        probes = ops.routes(lambda: health.problems, meter.exposition, lambda: process.degraded)
+        http = HttpServer(HttpShell([*process.routes, *probes], report), config.http_address)
         await process.grpc.start(process.services)
         await http.start()
         health.set("start", None)
@@ -81,7 +82,7 @@ def _process(config: Config, role: Role, meter: telemetry.PrometheusMeter, repor
 async def _add_roles(process: Process, role: Role) -> None:
     """In the order in which an event walks, but that the store opens first: processing needs it."""
     store = await roles.open_store(process) if role in ("all", "storage") else None
-    log = await roles.open_log(process) if role != "storage" else None
+    log = await roles.open_log(process, role) if role != "storage" else None
     if log is not None and role in ("all", "ingest"):
         roles.add_ingest(process, log)
     if log is not None and role in ("all", "processing"):
@@ -119,7 +120,7 @@ def main(role: Role) -> None:
     try:
         config = settings.load(Config, os.environ)
         run(lambda stop: serve(config, role, stop))
-    except (settings.BadSettings, Failure, OSError, RuntimeError) as error:
+    except (settings.BadSettings, Failure, OSError, RuntimeError, ValueError) as error:
         sys.exit(f"cell: {error}")
 
 

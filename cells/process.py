@@ -21,7 +21,11 @@ from kernel.metrics import TURNS_FAILED, Meter
 
 @dataclass
 class Process:
-    """Roles add routes, services, background tasks and drain steps; `cells.app` runs them. `stack` closes what was opened."""
+    """Roles add routes, services, background tasks and drain steps; `cells.app` runs them. `stack` closes what was opened.
+
+    `degraded` names the parts that do not work now, and why. The process stays ready with them: it refuses what needs them, in words
+    that say "later", and serves the rest, while the edge would take an unready one for a lost cell.
+    """
 
     config: Config
     clock: Clock
@@ -35,6 +39,7 @@ class Process:
     services: list[str] = field(default_factory=list)
     tasks: dict[str, Callable[[], Awaitable[None]]] = field(default_factory=dict)
     drains: list[Callable[[float], Awaitable[None]]] = field(default_factory=list)
+    degraded: dict[str, str] = field(default_factory=dict)
 
     def every(self, name: str, seconds: float, act: Callable[[], Awaitable[object]]) -> None:
         """Runs `act` now and then. A Failure is the weather: the next turn tries again."""
@@ -48,6 +53,19 @@ class Process:
                 await self.clock.sleep(seconds)
 
         self.tasks[name] = turn
+
+    def watch(self, part: str, seconds: float, probe: Callable[[], Awaitable[object]]) -> None:
+        """Asks `probe` now and then; as long as it raises a Failure, `part` is degraded."""
+
+        async def look() -> None:
+            try:
+                await probe()
+            except Failure as failure:
+                self.degraded[part] = failure.message
+                raise
+            self.degraded.pop(part, None)
+
+        self.every(f"watch the {part}", seconds, look)
 
 
 async def cancelled(task: asyncio.Future[None]) -> None:

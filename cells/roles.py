@@ -6,6 +6,9 @@ import asyncio
 import uuid
 from collections.abc import Mapping
 
+from cells.config import Role, kafka_access
+from cells.eventlog.kafka import open_log as open_kafka
+from cells.eventlog.kafka_start import Needs
 from cells.eventlog.log import EventLog
 from cells.eventlog.postgres import open_log as open_postgres
 from cells.eventlog.retention import expire
@@ -14,7 +17,7 @@ from cells.ingest.api_grpc import IngestGrpc
 from cells.ingest.api_http import IngestHttp
 from cells.ingest.authenticate import reader_of
 from cells.process import Process
-from cells.processing.consumer import Consumer, report_lag
+from cells.processing.consumer import GROUP, Consumer, report_lag
 from cells.processing.locate import locate
 from cells.processing.partition import Wiring
 from cells.processing.store import Applier
@@ -33,15 +36,29 @@ from kernel.errors import Failure
 from kernel.ids import CellId, TenantId
 
 _LAG_SECONDS = 1.0
+_CHECK_SECONDS = 2.0
 _HOUSEKEEPING_SECONDS = 600.0
 _OWN_SECONDS = 60.0
 
 
-async def open_log(process: Process) -> EventLog:
-    """The cell's event log."""
+async def open_log(process: Process, role: Role) -> EventLog:
+    """The cell's event log, in what the settings name; while it does not answer, the process says so where it says that it is ready."""
+    if process.config.log_kind == "kafka":
+        return await _open_kafka(process, role)
     log = await open_postgres(process.config.log_dsn, process.clock, process.config.log_bytes_max)
     process.stack.push_async_callback(log.close)
     process.tasks["event log"] = log.supervise
+    process.watch("event log", _CHECK_SECONDS, log.bounds)
+    return log
+
+
+async def _open_kafka(process: Process, role: Role) -> EventLog:
+    config, reads = process.config, role in ("all", "processing")
+    needs = Needs(role in ("all", "ingest"), reads, (GROUP,) if reads else ())
+    log = await open_kafka(kafka_access(config), needs, f"{config.cell}-{role}", process.clock, config.log_bytes_max)
+    process.stack.push_async_callback(log.close)
+    process.tasks["event log"] = log.supervise
+    process.watch("event log", _CHECK_SECONDS, log.check)
     return log
 
 

@@ -1,4 +1,4 @@
-"""What every suite may use: a real PostgreSQL, and how many examples a property gets."""
+"""What every suite may use: a real PostgreSQL and a real Kafka, and how many examples a property gets."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import hypothesis
 import pytest
 
 from cli.local.postgres import Postgres
+from tests.support.kafka import Brokers, SessionBrokers
 from tests.support.postgres import Databases, SessionServer, databases
 
 hypothesis.settings.register_profile("ci", max_examples=50, derandomize=False, print_blob=True, deadline=None)
@@ -54,3 +55,13 @@ async def postgres(postgres_server: Postgres) -> AsyncIterator[Databases]:
     """An empty database of the test's own; `create()` makes more."""
     async with databases(postgres_server) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def kafka() -> Iterator[Brokers]:
+    """One node for the session (for each worker of pytest-xdist): each test names its own topics, and ends nothing of it."""
+    session = SessionBrokers()
+    try:
+        yield session.start()
+    finally:
+        session.stop()

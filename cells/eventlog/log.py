@@ -20,8 +20,14 @@ compare-and-set makes harmless. A member that dies without leaving loses its par
 **Retention.** `trim` drops whole segments whose every record was appended before a moment. It never looks at positions: the
 caller asks the store first.
 
+**Time.** `offset_at` turns a moment into an offset, for replays. Times are the appender's clock's: where several appenders' clocks
+differ, the first record that is late enough counts, whatever stands behind it.
+
 Known differences: `memory` is not durable beyond its process; `postgres` signals new records inside one process at once and to
-others by polling.
+others by polling; `kafka` is durable on several machines' memory rather than on one's disk (with a single replica on its disk), knows
+times to the millisecond, holds an append until its deadline while no broker takes it instead of failing at once, may store twice a
+record whose append was acknowledged after its producer's session was lost, trims to the last midnight rather than by segment and
+counts partitions, gives disk back minutes after a trim, and finds a dead member out after some seconds of silence.
 """
 
 from __future__ import annotations
@@ -93,6 +99,10 @@ class EventLog(Protocol):
 
     async def fetch(self, partition: int, offset: int, records_max: int, bytes_max: int, wait_seconds: float) -> list[Entry]:
         """Records from `offset` on; empty when none came in time."""
+        ...
+
+    async def offset_at(self, partition: int, at: Micros) -> int:
+        """The first offset whose record was appended at `at` or later; the next offset when there is none."""
         ...
 
     async def bounds(self) -> dict[int, Bounds]:

@@ -74,6 +74,11 @@ class MemoryLog:
             size += len(entry.record.body)
         return found
 
+    async def offset_at(self, partition: int, at: Micros) -> int:
+        """The first offset of `at` or later."""
+        source = self._partitions[partition]
+        return next((entry.offset for entry in source.entries if entry.appended_at >= at), source.next)
+
     async def bounds(self) -> dict[int, Bounds]:
         """The bounds of every partition."""
         return {number: Bounds(p.first, p.next) for number, p in enumerate(self._partitions)}

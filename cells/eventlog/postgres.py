@@ -108,6 +108,10 @@ class PostgresLog:
             raise Failure(Reason.OFFSET_OUT_OF_RANGE, f"{offset} is before {bounds.first}")
         return [_entry(row) for row in rows]
 
+    async def offset_at(self, partition: int, at: Micros) -> int:
+        """The first offset of `at` or later."""
+        return int((await self._query(_SQL["offset_at"], partition, at))[0][0])
+
     async def bounds(self) -> dict[int, Bounds]:
         """The bounds of every partition."""
         return {row["partition"]: Bounds(row["first"], row["next"]) for row in await self._query(_SQL["bounds"])}

@@ -20,11 +20,12 @@ from cli.commands.options import console, run, running, state_option
 from cli.errors import Unable
 from cli.local import snippets
 from cli.local.fleet import READY_SECONDS, LocalFleet, erase
-from cli.local.layout import PORT_BASE
+from cli.local.layout import LOGS, PORT_BASE, Log
 from cli.local.state import StateFolder, default_folder
 from cli.local.supervisor import Status
 
 _DOWN_SECONDS: Final = 120.0
+_LOG_NAMES: Final[dict[Log, str]] = {"postgres": "PostgreSQL", "kafka": "Apache Kafka, one broker a cell"}
 _POSTGRES_VARIABLE: Final = "DATAFLOW_POSTGRES_URL"
 
 
@@ -47,8 +48,15 @@ def _without_password(context: click.Context, parameter: click.Parameter, url: s
     callback=_without_password,
     help=f"Use this PostgreSQL server (superuser's URL without a database) instead of our own. With a password: in {_POSTGRES_VARIABLE}.",
 )
+@click.option(
+    "--log",
+    type=click.Choice(LOGS),
+    default="postgres",
+    show_default=True,
+    help="What keeps each cell's events: its PostgreSQL, or an Apache Kafka of its own (`make kafka` fetches it). A state keeps its kind.",
+)
 @click.option("--otlp-endpoint", default="", help="Export traces to this OTLP/HTTP base URL.")
-def up(state: Path, port_base: int, cells: tuple[str, ...], postgres_url: str, otlp_endpoint: str) -> None:
+def up(state: Path, port_base: int, cells: tuple[str, ...], postgres_url: str, log: Log, otlp_endpoint: str) -> None:
     """Start the fleet and keep it running until Ctrl-C (or `dataflow down`)."""
     console = Console()
 
@@ -59,11 +67,12 @@ def up(state: Path, port_base: int, cells: tuple[str, ...], postgres_url: str, o
             state,
             port_base,
             cells=cells,
+            log=log,
             postgres_url=postgres_url,
             otlp_endpoint=otlp_endpoint,
             watcher=lambda statuses: _tell(console, told, statuses),
         )
-        console.print(f"starting {len(fleet.layout.fleet.cells)} cells in {state}")
+        console.print(f"starting {len(fleet.layout.fleet.cells)} cells in {state}, event logs in {_LOG_NAMES[log]}")
         began = time.monotonic()
         async with fleet:
             if await _first(fleet.wait_until_ready(READY_SECONDS), stop.wait()):

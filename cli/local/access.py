@@ -8,12 +8,13 @@ from typing import Final
 
 from cli.directory import Directory
 from cli.errors import Unable
-from cli.local.layout import Layout, lay_out, select
+from cli.local.kafka import Kafka, Ports
+from cli.local.layout import Layout, Place, lay_out, select
 from cli.local.postgres import Postgres
 from cli.local.state import StateFolder
 from cli.query import Query
 from gitops.fleet import FLEET
-from kernel.ids import ZoneName
+from kernel.ids import CellId, ZoneName
 from kernel.residency import Fleet
 
 _KEY_SPREADS_SECONDS: Final = 5.0
@@ -52,6 +53,12 @@ class Access:
                 return Postgres(place.folder, place.port, self.state.secret(place.zone, f"postgres-{owner}"))
         raise Unable(f"no cell and no zone is called {owner}")
 
+    def kafka(self, place: Place) -> Kafka:
+        """The node of a cell's Kafka that has this place."""
+        ports, names = self.layout.ports, self.layout.broker_names(CellId(place.owner))
+        nodes = tuple(Ports(ports[f"cell-kafka/{name}"], ports[f"cell-kafka-controller/{name}"]) for name in names)
+        return Kafka(place.folder, place.owner, nodes, place.node)
+
     def admin_dsn(self, owner: str) -> str:
         """The superuser's URL of the database of a cell, or of a zone's directory."""
         database = "directory" if owner in self.layout.fleet.zones else "cell"
@@ -87,5 +94,6 @@ class Access:
 def attach(path: Path, fleet: Fleet = FLEET) -> Access:
     """The access to the fleet that was last started in `path`. Raises Unable when there was none."""
     state = StateFolder(path)
-    port_base, cells, postgres_url = state.started()
-    return Access(lay_out(select(fleet, cells), path, port_base), state, postgres_url)
+    started = state.started()
+    layout = lay_out(select(fleet, started.cells), path, started.port_base, started.log, started.brokers)
+    return Access(layout, state, started.postgres_url)

@@ -1,4 +1,4 @@
-"""Where the wheels' programs are, and copies of them that an unprivileged user can reach."""
+"""Where the wheels' programs, Java and Kafka's jars are, and copies of them that an unprivileged user can reach."""
 
 from __future__ import annotations
 
@@ -6,16 +6,20 @@ import importlib.metadata
 import os
 import platform
 import pwd
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from functools import cache
 from pathlib import Path
 
 from cli.errors import Unable
 from cli.local.process import User
 
 RUNTIME = Path("/var/lib/dataflow/runtime")
+KAFKA = Path(__file__).resolve().parents[2] / ".kafka"
+_JAVA_MAJOR_MIN = 17
 _MACHINES = ("x86_64", "aarch64")
 
 
@@ -54,6 +58,30 @@ def postgres_major(bin_folder: Path) -> str:
     except (OSError, subprocess.SubprocessError) as error:
         raise Unable(f"PostgreSQL's program in {bin_folder} does not run: {error}", "install again with `make setup`") from error
     return done.stdout.split()[2].split(".")[0]
+
+
+def kafka_libs() -> Path:
+    """The folder of Kafka's jars. Raises Unable when they are not fetched."""
+    if not (KAFKA / "fetched").is_file():
+        raise Unable("Apache Kafka is not here", "run `make kafka`")
+    return KAFKA / "libs"
+
+
+@cache
+def java() -> Path:
+    """The program `java`. Raises Unable when there is none, or one that is too old for Kafka."""
+    remedy = f"install Java {_JAVA_MAJOR_MIN} or newer; on Debian, apt-get install default-jre-headless"
+    found = shutil.which("java")
+    if found is None:
+        raise Unable("Kafka needs Java, and there is no program `java`", remedy)
+    try:
+        done = subprocess.run([found, "-version"], capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise Unable(f"{found} does not run: {error}", remedy) from error
+    major = re.search(r'version "(\d+)', done.stderr)
+    if major is None or int(major[1]) < _JAVA_MAJOR_MIN:
+        raise Unable(f"{found} is too old for Kafka: {done.stderr.splitlines()[:1]}", remedy)
+    return Path(found)
 
 
 def unreachable(path: Path) -> Path | None:

@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Final
 
 from cli.local.layout import Layout, Place
+from gitops.fleet.log import LOG
 from kernel.ids import CellId
 
 CELL_ROLES: Final = {
-    "log_dsn": "df_log",
     "owner_dsn": "df_owner",
     "apply_dsn": "df_apply",
     "query_dsn": "df_query",
     "audit_dsn": "df_audit",
 }
+LOG_ROLE: Final = "df_log"
 DIRECTORY_ROLE: Final = "df_directory"
 CELLS_FILE: Final = "cells.json"
 ZONES_FILE: Final = "zones.json"
@@ -43,7 +44,7 @@ def inherit(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def command(place: Place, layout: Layout) -> tuple[str, ...]:
-    """The command line of a Python process. PostgreSQL and Envoy have their own."""
+    """The command line of a Python process. PostgreSQL, Kafka and Envoy have their own."""
     python = (sys.executable, "-m")
     if place.kind == "cell":
         return (*python, "cells.app", "--role", "all")
@@ -70,7 +71,15 @@ def environment(place: Place, ground: Ground) -> dict[str, str]:
 
 def provision_environment(cell: str, ground: Ground) -> dict[str, str]:
     """For `cells.provision`: the only process of a cell that is told the superuser's URL."""
-    settings = {"admin_dsn": ground.dsn(cell, ""), **{name: ground.dsn(cell, role) for name, role in CELL_ROLES.items()}}
+    shape = LOG.on_one_machine(ground.layout.brokers)
+    settings = {
+        "admin_dsn": ground.dsn(cell, ""),
+        **{name: ground.dsn(cell, role) for name, role in CELL_ROLES.items()},
+        **_log(CellId(cell), ground),
+        "log_partitions": str(shape.partitions),
+        "log_replication": str(shape.replication),
+        "log_min_in_sync": str(shape.min_in_sync),
+    }
     return {**ground.inherited, **{f"DATAFLOW_{name.upper()}": value for name, value in settings.items()}}
 
 
@@ -81,11 +90,19 @@ def _cell(place: Place, ground: Ground) -> dict[str, str]:
     return {
         **_follower(place, ground),
         **roles,
+        **_log(cell.name, ground),
         "cell": cell.name,
         "region": cell.region,
         "grpc_address": _local(ports[f"cell-grpc/{cell.name}"]),
         "http_address": _local(ports[f"cell-http/{cell.name}"]),
     }
+
+
+def _log(cell: CellId, ground: Ground) -> dict[str, str]:
+    """Where the cell's event log is, and nothing of the other kind's."""
+    if ground.layout.log == "postgres":
+        return {"log_kind": "postgres", "log_dsn": ground.dsn(cell, LOG_ROLE)}
+    return {"log_kind": "kafka", "kafka_bootstrap": ground.layout.kafka_bootstrap(cell), "kafka_topic": f"log.{cell}"}
 
 
 def _follower(place: Place, ground: Ground) -> dict[str, str]:

@@ -37,7 +37,7 @@ from cli.local.environment import (
     provision_environment,
     topology_files,
 )
-from cli.local.layout import PORT_BASE, Layout, Place, lay_out, select
+from cli.local.layout import PORT_BASE, Layout, Log, Place, lay_out, select
 from cli.local.order import Spec
 from cli.local.ports import check_ports
 from cli.local.postgres import Postgres, check_disk
@@ -55,7 +55,8 @@ Watcher = Callable[[Mapping[str, Status]], None]
 class LocalFleet:
     """One fleet in one state directory. Start it on the main thread. `access` knows endpoints, database URLs and tokens.
 
-    `settings` (by field name, e.g. headers_seconds) are given to every process of cell and router besides its own.
+    `log` keeps each cell's events: its PostgreSQL, or a Kafka of its own with `brokers` nodes, 1 or 3. `settings` (by field name, e.g.
+    headers_seconds) are given to every process of cell and router besides its own.
     """
 
     def __init__(
@@ -65,12 +66,14 @@ class LocalFleet:
         *,
         fleet: Fleet = FLEET,
         cells: Sequence[str] = (),
+        log: Log = "postgres",
+        brokers: int = 1,
         postgres_url: str = "",
         otlp_endpoint: str = "",
         settings: Mapping[str, str] | None = None,
         watcher: Watcher = lambda _: None,
     ) -> None:
-        self.layout = lay_out(select(fleet, cells), state, port_base)
+        self.layout = lay_out(select(fleet, cells), state, port_base, log, brokers)
         self.state = StateFolder(state)
         self.access = Access(self.layout, self.state, postgres_url)
         self._postgres_url = postgres_url
@@ -92,14 +95,20 @@ class LocalFleet:
         binaries.check_platform()
         binaries.envoy()
         binaries.postgres_bin()
+        layout = self.layout
+        if layout.log == "kafka":
+            binaries.java()
+            binaries.kafka_libs()
         self.state.acquire()
         try:
+            self.state.check_log(layout.log, layout.brokers)
             check_disk(self.layout.state)
             await check_ports(self._ports())
             specs = await asyncio.to_thread(self._specs)
-            self.state.write_ports(self._ports(), tuple(sorted(self.layout.fleet.cells)), self.layout.port_base, self._postgres_url)
+            cells = tuple(sorted(layout.fleet.cells))
+            self.state.write_ports(self._ports(), cells, layout.port_base, self._postgres_url, layout.log, layout.brokers)
             if self._postgres_url:
-                for owner in (*self.access.zones(), *self.layout.fleet.cells):
+                for owner in (*self.access.zones(), *(cells if layout.log == "postgres" else ())):
                     await self._database_of(owner, self._ground())()
             self._supervisor = Supervisor(specs, self._changed)
             self._supervisor.start()
@@ -125,7 +134,8 @@ class LocalFleet:
         return self._running.pid(name)
 
     def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> int:
-        """Signals one process, e.g. `cell/eu-west-1-a` or `postgres/eu-west-1-a`; it is restarted unless held. Its former id."""
+        """Signals one process, e.g. `cell/<cell>`, `postgres/<cell>`, `kafka/<cell>` (of three brokers `kafka/<cell>/2`); it is restarted
+        unless held. Its former id."""
         return self._running.kill(name, number)
 
     def hold(self, name: str) -> None:
@@ -184,8 +194,11 @@ class LocalFleet:
         return [self._spec(place, ground, tuple(name for name in place.after if name in known)) for place in places]
 
     def _spec(self, place: Place, ground: Ground, after: tuple[str, ...]) -> Spec:
+        if place.kind == "kafka":
+            return self._kafka_spec(place, ground, after)
         if place.kind == "postgres":
             server: Postgres = self.access.postgres(place.owner)
+            makes = place.owner in self.layout.fleet.zones or self.layout.log == "postgres"
             return Spec(
                 place.name,
                 tuple(server.argv()),
@@ -199,7 +212,7 @@ class LocalFleet:
                 death_signal=signal.SIGINT,
                 user=binaries.service_user(),
                 prepare=partial(asyncio.to_thread, server.prepare),
-                finish=self._database_of(place.owner, ground),
+                finish=self._database_of(place.owner, ground) if makes else None,
             )
         if place.kind == "envoy":
             argv = (str(binaries.envoy()), "-c", str(bootstrap_path(place)), *_ENVOY_FLAGS)
@@ -207,8 +220,24 @@ class LocalFleet:
         env = environment(place, ground)
         return Spec(place.name, command(place, self.layout), env, place.log, _ready(self.layout, place), place.port, after)
 
+    def _kafka_spec(self, place: Place, ground: Ground, after: tuple[str, ...]) -> Spec:
+        """Behind the last node of a cell's Kafka everything is ready in which its database and its log are made."""
+        node = self.access.kafka(place)
+        last = place.node == self.layout.brokers
+        return Spec(
+            place.name,
+            tuple(node.argv()),
+            node.env(),
+            place.log,
+            node.probe,
+            place.port,
+            after,
+            prepare=partial(asyncio.to_thread, node.prepare),
+            finish=self._database_of(place.owner, ground) if last else None,
+        )
+
     def _database_of(self, owner: str, ground: Ground) -> Callable[[], Awaitable[None]]:
-        """What makes the database of a cell, or of a zone's directory, on a server that is ready."""
+        """What makes the database (and the log) of a cell, or the database of a zone's directory, where all that it takes is ready."""
         if owner in self.layout.fleet.zones:
             return partial(self._own_directory_database, owner)
         return partial(self._provision_once, owner, provision_environment(owner, ground))

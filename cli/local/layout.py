@@ -1,7 +1,7 @@
 """Where everything of a one-machine fleet lies: folders, ports and processes, derived from the fleet's declaration. Pure.
 
 A zone's files lie below `zones/<zone>` alone: logs, databases, snapshots, secrets. Ports are blocks of ten above the base, one block
-per purpose, so that the map of a fleet does not move when another cell is added at the end of its kind.
+per purpose, so that the map of a fleet does not move when another cell is added at the end of its kind. Kafka's come last.
 """
 
 from __future__ import annotations
@@ -21,14 +21,19 @@ _BLOCK: Final = 10
 _ZONE_PORTS: Final = ("zone", "zone-status", "directory-grpc", "directory-http", "directory-postgres")
 _REGION_PORTS: Final = ("edge", "edge-admin", "agent-xds", "agent-http")
 _CELL_PORTS: Final = ("cell-grpc", "cell-http", "cell-postgres")
-PORTS_TOTAL: Final = _BLOCK * (len(_ZONE_PORTS) + len(_REGION_PORTS) + len(_CELL_PORTS))
+_BROKER_PORTS: Final = ("cell-kafka", "cell-kafka-controller")
+# One broker keeps a cell's log, or three of which any one may die; two would be lost with either.
+BROKERS: Final = (1, 3)
+PORTS_TOTAL: Final = _BLOCK * (len(_ZONE_PORTS) + len(_REGION_PORTS) + len(_CELL_PORTS) + max(BROKERS) * len(_BROKER_PORTS))
 
-Kind = Literal["postgres", "directory", "cell", "agent", "envoy", "endpoint"]
+Kind = Literal["postgres", "kafka", "directory", "cell", "agent", "envoy", "endpoint"]
+Log = Literal["postgres", "kafka"]
+LOGS: Final[tuple[Log, ...]] = ("postgres", "kafka")
 
 
 @dataclass(frozen=True)
 class Place:
-    """One process: its kind, whose it is, where its files lie, its main port, what must be ready before it.
+    """One process: its kind, whose it is, where its files lie, its main port, what must be ready before it; of a Kafka, which node.
 
     Cells and agents do not wait for the directory: from the second start on they serve from their own snapshots without it.
     """
@@ -41,16 +46,23 @@ class Place:
     log: Path
     port: int
     after: tuple[str, ...]
+    node: int = 1
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The fleet on this machine. `ports` is keyed `<purpose>/<zone, region or cell>`."""
+    """The fleet on this machine. `ports` is keyed `<purpose>/<zone, region or cell>`; of one among several brokers
+    `<purpose>/<cell>/<node>`.
+
+    `log` keeps each cell's events: its PostgreSQL, or a Kafka of `brokers` nodes of its own.
+    """
 
     fleet: Fleet
     state: Path
     port_base: int
     ports: Mapping[str, int]
+    log: Log = "postgres"
+    brokers: int = 1
 
     def zone_folder(self, zone: ZoneName) -> Path:
         """Everything of a zone lies below it."""
@@ -64,6 +76,14 @@ class Layout:
         """The zone's public endpoint on this machine."""
         return f"http://127.0.0.1:{self.ports[f'zone/{zone}']}"
 
+    def broker_names(self, cell: CellId) -> tuple[str, ...]:
+        """The cell's own name for one broker, `<cell>/<node>` for several; none without Kafka."""
+        return _broker_names(cell, self.brokers) if self.log == "kafka" else ()
+
+    def kafka_bootstrap(self, cell: CellId) -> str:
+        """`host:port,...` of the cell's brokers."""
+        return ",".join(f"127.0.0.1:{self.ports[f'cell-kafka/{name}']}" for name in self.broker_names(cell))
+
     def places(self) -> tuple[Place, ...]:
         """All processes of the fleet."""
         found: list[Place] = []
@@ -75,7 +95,7 @@ class Layout:
         folder = self.zone_folder(zone)
 
         def place(name: str, kind: Kind, where: str, port: str, *after: str) -> Place:
-            owner = name.split("/", 1)[1]
+            owner = name.split("/")[1]
             log = folder / "logs" / f"{name.replace('/', '-')}.log"
             return Place(name, kind, zone, owner, folder / where, log, self.ports[port], after)
 
@@ -86,7 +106,14 @@ class Layout:
         for cell in self.fleet.cells_of(zone):
             where = f"cells/{cell.name}"
             found.append(place(f"postgres/{cell.name}", "postgres", f"{where}/postgres", f"cell-postgres/{cell.name}"))
-            found.append(place(f"cell/{cell.name}", "cell", where, f"cell-grpc/{cell.name}", f"postgres/{cell.name}"))
+            needed = [f"postgres/{cell.name}"]
+            for number, broker in enumerate(self.broker_names(cell.name), 1):
+                # The last one is the one behind which a log can be made: everything that this takes is ready before it.
+                after = needed if number == self.brokers else ()
+                one = place(f"kafka/{broker}", "kafka", f"{where}/kafka/{number}", f"cell-kafka/{broker}", *after)
+                found.append(replace(one, node=number))
+                needed.append(one.name)
+            found.append(place(f"cell/{cell.name}", "cell", where, f"cell-grpc/{cell.name}", *needed))
         edges = []
         for region in self.regions_of(zone):
             where = f"regions/{region}"
@@ -97,8 +124,10 @@ class Layout:
         return found
 
 
-def lay_out(fleet: Fleet, state: Path, port_base: int = PORT_BASE) -> Layout:
-    """The layout of a whole fleet. Raises Unable: a wrong declaration, more than ten of a kind, ports outside 1024..65535."""
+def lay_out(fleet: Fleet, state: Path, port_base: int = PORT_BASE, log: Log = "postgres", brokers: int = 1) -> Layout:
+    """The layout of a whole fleet. Raises Unable: a wrong declaration, more than ten of a kind, ports outside 1024..65535, two brokers."""
+    if brokers not in BROKERS:
+        raise Unable(f"a cell's Kafka cannot have {brokers} brokers", f"it has {' or '.join(map(str, BROKERS))}")
     if fleet.problems:
         raise Unable(f"the fleet's declaration is wrong: {'; '.join(fleet.problems)}", "correct gitops/fleet")
     regions = {cell.region for cell in fleet.cells.values()}
@@ -117,7 +146,24 @@ def lay_out(fleet: Fleet, state: Path, port_base: int = PORT_BASE) -> Layout:
         for purpose in purposes:
             ports.update({f"{purpose}/{owner}": block + index for index, owner in enumerate(owners)})
             block += _BLOCK
-    return Layout(fleet, state, port_base, MappingProxyType(ports))
+    if log == "kafka":
+        ports.update(_broker_ports(sorted(fleet.cells), block, brokers))
+    return Layout(fleet, state, port_base, MappingProxyType(ports), log, brokers)
+
+
+def _broker_names(cell: CellId, brokers: int) -> tuple[str, ...]:
+    return (cell,) if brokers == 1 else tuple(f"{cell}/{node}" for node in range(1, brokers + 1))
+
+
+def _broker_ports(cells: Sequence[CellId], block: int, brokers: int) -> dict[str, int]:
+    """A block for each node's clients and one for its controller; a fleet of fewer nodes leaves those of the others free."""
+    ports: dict[str, int] = {}
+    for purpose in _BROKER_PORTS:
+        for node in range(max(BROKERS)):
+            names = [names[node] for cell in cells if node < len(names := _broker_names(cell, brokers))]
+            ports.update({f"{purpose}/{name}": block + index for index, name in enumerate(names)})
+            block += _BLOCK
+    return ports
 
 
 def select(fleet: Fleet, cells: Sequence[str]) -> Fleet:

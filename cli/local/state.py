@@ -7,19 +7,31 @@ import json
 import os
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from cli.errors import Unable
+from cli.local.layout import Log
 from cli.local.supervisor import Status
 
 
 def default_folder() -> Path:
     """`/var/lib/dataflow` for root, else `~/.local/state/dataflow`."""
     return Path("/var/lib/dataflow") if os.geteuid() == 0 else Path.home() / ".local" / "state" / "dataflow"
+
+
+@dataclass(frozen=True)
+class Started:
+    """What was last started in a state directory. `postgres_url` is "" with PostgreSQL servers of our own."""
+
+    port_base: int
+    cells: tuple[str, ...]
+    postgres_url: str
+    log: Log
+    brokers: int
 
 
 class StateFolder:
@@ -72,7 +84,15 @@ class StateFolder:
             os.close(lock)
         return None
 
-    def write_ports(self, ports: Mapping[str, int], cells: tuple[str, ...], port_base: int, postgres_url: str = "") -> None:
+    def write_ports(
+        self,
+        ports: Mapping[str, int],
+        cells: tuple[str, ...],
+        port_base: int,
+        postgres_url: str = "",
+        log: Log = "postgres",
+        brokers: int = 1,
+    ) -> None:
         """`ports.json`: the port map, and what was started."""
         if postgres_url:
             path = self.path / "postgres-url"
@@ -80,13 +100,33 @@ class StateFolder:
             path.write_text(postgres_url)
         else:
             (self.path / "postgres-url").unlink(missing_ok=True)
-        self._write("ports.json", {"port_base": port_base, "cells": cells, "ports": dict(ports)})
+        self._write("ports.json", {"port_base": port_base, "cells": cells, "log": log, "brokers": brokers, "ports": dict(ports)})
 
-    def started(self) -> tuple[int, tuple[str, ...], str]:
-        """(port base, cell names, URL of a foreign PostgreSQL or "") of the fleet last started here. Raises Unable when there was none."""
+    def started(self) -> Started:
+        """The fleet last started here. Raises Unable when there was none."""
         found = self._read("ports.json")
         url = self.path / "postgres-url"
-        return int(found["port_base"]), tuple(found["cells"]), url.read_text() if url.exists() else ""
+        return Started(
+            int(found["port_base"]),
+            tuple(found["cells"]),
+            url.read_text() if url.exists() else "",
+            found.get("log", "postgres"),
+            int(found.get("brokers", 1)),
+        )
+
+    def check_log(self, log: Log, brokers: int) -> None:
+        """Raises Unable when the fleet here keeps its events in another kind of log: they would not be found."""
+        if not (self.path / "ports.json").exists():
+            return
+        had = self.started()
+        if (had.log, had.brokers) != (log, brokers):
+            there, wanted = (
+                f"{kind}{f' ({count} brokers a cell)' if count > 1 else ''}" for kind, count in ((had.log, had.brokers), (log, brokers))
+            )
+            raise Unable(
+                f"the fleet in {self.path} keeps its events in {there}, not in {wanted}",
+                f"start it with `--log {had.log}`, choose another --state, or remove its data with `dataflow reset`",
+            )
 
     def write_processes(self, statuses: Mapping[str, Status]) -> None:
         """`processes.json`, after every change."""

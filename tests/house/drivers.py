@@ -18,6 +18,8 @@ DRIVERS: Final[dict[str, dict[str, str]]] = {
         "cli/demo/*.py": "the demonstration counts rows behind the services' backs; that is its proof",
     },
     "aiokafka": {"*/kafka*.py": "the adapter"},
+    "aws_msk_iam_sasl_signer": {"cells/eventlog/kafka_login.py": "signs in to Kafka in AWS"},
+    "botocore": {"cells/eventlog/kafka_login.py": "names the signer's errors"},
     "grpc": {
         "*/api*.py": "a shell",
         "router/api/*.py": "the directory's shell and client",

@@ -26,6 +26,7 @@ PLACES: Final[tuple[tuple[str, Place], ...]] = (
     ("router/agent/feed.py", "port"),
     ("*/memory*.py", "memory"),
     ("*/postgres*.py", "driver"),
+    ("*/kafka*.py", "driver"),
     ("*/api*.py", "driver"),
     ("router/api/client.py", "driver"),
     ("router/api/server.py", "driver"),

@@ -171,6 +171,27 @@ def test_a_second_supervisor_is_refused(tmp_path: Path) -> None:
     second.release()
 
 
+def test_a_state_keeps_its_kind_of_log(tmp_path: Path) -> None:
+    """Events of one kind of log are not looked for in another: the state says what it has, and how to get on. A new state takes any."""
+    state = StateFolder(tmp_path)
+    state.check_log("kafka", 1)
+    state.write_ports({}, (), 7400, log="kafka")
+    state.check_log("kafka", 1)
+    with pytest.raises(Unable, match=r"keeps its events in kafka, not in postgres.*--log kafka"):
+        state.check_log("postgres", 1)
+    with pytest.raises(Unable, match=r"not in kafka \(3 brokers a cell\)"):
+        state.check_log("kafka", 3)
+    assert (state.started().log, state.started().brokers) == ("kafka", 1)
+
+
+def test_a_state_that_says_nothing_of_logs_has_postgres(tmp_path: Path) -> None:
+    """What a fleet without a choice has written is read as PostgreSQL's."""
+    (tmp_path / "ports.json").write_text('{"port_base": 7400, "cells": [], "ports": {}}')
+    StateFolder(tmp_path).check_log("postgres", 1)
+    with pytest.raises(Unable, match="keeps its events in postgres"):
+        StateFolder(tmp_path).check_log("kafka", 1)
+
+
 def test_secrets_are_made_once_and_private(tmp_path: Path) -> None:
     """A secret is the same each time, different from others and readable by its owner alone."""
     state = StateFolder(tmp_path)

@@ -60,6 +60,9 @@ class StormyLog:
             raise Failure(Reason.LOG_UNAVAILABLE)
         return await self._inner.fetch(partition, offset, min(records_max, 1 + self._weather.random.randrange(8)), bytes_max, wait_seconds)
 
+    async def offset_at(self, partition: int, at: Micros) -> int:
+        return await self._inner.offset_at(partition, at)
+
     async def bounds(self) -> dict[int, Bounds]:
         return await self._inner.bounds()
 

@@ -9,18 +9,25 @@ import pytest
 
 import cells.config
 import router.config
-from cli.local.environment import Ground, command, environment, inherit, topology_files
-from cli.local.layout import Place, lay_out
+from cli.local.environment import Ground, command, environment, inherit, provision_environment, topology_files
+from cli.local.layout import Layout, Place, lay_out
 from gitops.fleet import FLEET
 from kernel.process import settings
 
 LAYOUT = lay_out(FLEET, Path("/state"), 7400)
-GROUND = Ground(
-    LAYOUT,
-    dsn=lambda owner, role: f"postgresql://{role or 'postgres'}:secret@127.0.0.1:1/{owner}",
-    secret_file=lambda zone, name: LAYOUT.zone_folder(zone) / "secrets" / name,  # type: ignore[arg-type]  # a zone's name
-    inherited={"PATH": "/bin"},
-)
+KAFKA = lay_out(FLEET, Path("/state"), 7400, "kafka", 3)
+
+
+def ground_of(layout: Layout) -> Ground:
+    return Ground(
+        layout,
+        dsn=lambda owner, role: f"postgresql://{role or 'postgres'}:secret@127.0.0.1:1/{owner}",
+        secret_file=lambda zone, name: layout.zone_folder(zone) / "secrets" / name,  # type: ignore[arg-type]  # a zone's name
+        inherited={"PATH": "/bin"},
+    )
+
+
+GROUND = ground_of(LAYOUT)
 PLACES = {place.name: place for place in LAYOUT.places()}
 
 
@@ -32,6 +39,32 @@ def test_a_cell_reads_what_it_is_given() -> None:
         roles = [cells.config.role_and_password(dsn)[0] for dsn in (config.log_dsn, config.apply_dsn, config.query_dsn, config.audit_dsn)]
         assert len(set(roles)) == 4
         assert "postgres" not in roles
+
+
+def test_a_cell_is_told_where_its_log_is() -> None:
+    """With Kafka a cell and what makes its log read the same: the cell's own brokers, a topic of its own, what they can keep."""
+    topics = set()
+    for place in KAFKA.places():
+        if place.kind != "cell":
+            continue
+        own = settings.load(cells.config.Config, environment(place, ground_of(KAFKA)))
+        maker = settings.load(cells.config.ProvisionConfig, provision_environment(place.owner, ground_of(KAFKA)))
+        access = cells.config.kafka_access(own)
+        assert (own.log_kind, maker.log_kind) == ("kafka", "kafka")
+        assert own.log_dsn == maker.log_dsn == ""
+        assert access == cells.config.kafka_access(maker)
+        assert access.bootstrap == KAFKA.kafka_bootstrap(own.cell)  # type: ignore[arg-type]  # a cell's name
+        assert (maker.log_partitions, maker.log_replication, maker.log_min_in_sync) == (4, 3, 2)
+        topics.add(access.topic)
+    assert len(topics) == len(FLEET.cells)
+
+
+def test_without_kafka_the_log_is_postgres() -> None:
+    """No cell without Kafka is told of one, and its log has as many partitions as with Kafka."""
+    for name in FLEET.cells:
+        own = settings.load(cells.config.Config, environment(PLACES[f"cell/{name}"], GROUND))
+        maker = settings.load(cells.config.ProvisionConfig, provision_environment(name, GROUND))
+        assert (own.log_kind, own.kafka_bootstrap, maker.log_kind, maker.log_partitions) == ("postgres", "", "postgres", 4)
 
 
 def test_a_directory_reads_what_it_is_given(tmp_path: Path) -> None:
@@ -58,15 +91,15 @@ def test_an_agent_reads_what_it_is_given() -> None:
     assert f"{port},{admin},/ready" in command(PLACES["endpoint/eu"], LAYOUT)
 
 
-@pytest.mark.parametrize("place", PLACES.values(), ids=str)
+@pytest.mark.parametrize("place", KAFKA.places(), ids=lambda place: place.name)
 def test_no_process_is_told_of_another_zone(place: Place) -> None:
     """Neither the environment nor the command line of a process names a file or a port of another zone."""
-    if place.kind in ("postgres", "envoy"):
+    if place.kind in ("postgres", "kafka", "envoy"):
         return
     foreign = "us" if place.zone == "eu" else "eu"
-    text = json.dumps([environment(place, GROUND), command(place, LAYOUT)])
+    text = json.dumps([environment(place, ground_of(KAFKA)), command(place, KAFKA)])
     assert f"/zones/{foreign}/" not in text
-    others = {str(port) for name, port in LAYOUT.ports.items() if name.split("/")[1].startswith(foreign)}
+    others = {str(port) for name, port in KAFKA.ports.items() if name.split("/")[1].startswith(foreign)}
     assert not [port for port in others if f":{port}" in text or f'"{port}' in text]
 
 

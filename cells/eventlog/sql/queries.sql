@@ -20,6 +20,13 @@ FROM (
 WHERE bytes_before < $4
 ORDER BY "offset";
 
+-- name: offset_at
+-- First offset of a partition whose record was appended at a moment or later; the next offset when there is none. Older days are pruned.
+SELECT coalesce(
+    (SELECT r."offset" FROM eventlog.record r WHERE r.partition = $1 AND r.appended_at >= $2 ORDER BY r."offset" LIMIT 1),
+    (SELECT p.next_offset FROM eventlog.partition p WHERE p.partition = $1)
+);
+
 -- name: bounds
 -- First retained and next offset of every partition.
 SELECT p.partition, coalesce((SELECT min(r."offset") FROM eventlog.record r WHERE r.partition = p.partition), p.next_offset) AS first,
