@@ -19,7 +19,7 @@ NOW = Micros(1_795_000_000 * SECOND)
 texts = st.none() | st.text(alphabet=st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=16)
 instants = st.none() | st.integers(-(2**55), 2**55).map(Micros)
 questions = st.builds(Asked, instants, instants, texts, texts, texts, texts, texts).filter(
-    lambda asked: asked.since is None or (asked.until or NOW) >= asked.since
+    lambda asked: asked.since is None or asked.since <= (NOW if asked.until is None else asked.until)
 )
 
 
