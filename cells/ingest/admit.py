@@ -86,7 +86,7 @@ def admit(items: Sequence[bytes], new_message_id: Callable[[], str], seen: set[s
 
 
 def _envelope(item: bytes, new_message_id: Callable[[], str]) -> Envelope:
-    plain = item.isascii() and b"\\u" not in item
+    plain = item.isascii() and item.find(b"\\") < 0
     event = _decode(item, plain)
     message_id = _text("messageId", event.message_id, limits.MESSAGE_ID_CHARS_MAX) or new_message_id()
     try:
@@ -97,7 +97,7 @@ def _envelope(item: bytes, new_message_id: Callable[[], str]) -> Envelope:
 
 
 def _decode(item: bytes, plain: bool) -> _Event:
-    """`plain` says that the item is ASCII without escaped characters: then no character can be wrong."""
+    """`plain` says that the item is ASCII and escapes nothing: then no character can be wrong."""
     if len(item) > limits.EVENT_BYTES_MAX:
         raise _Refusal(Reason.EVENT_TOO_LARGE, f"{len(item)} bytes")
     if item.count(b"{") + item.count(b"[") > limits.NESTING_MAX and nesting(item) > limits.NESTING_MAX:
