@@ -29,8 +29,8 @@ _TABLES_SQL: Final = (
     "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
     " WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND n.nspname NOT IN ('pg_catalog', 'information_schema')"
 )
-# A body is a byte of format, 1 for zstd, then the batch; a frame of zstd begins with its magic number.
-_SEALED: Final = b"\x01\x28\xb5\x2f\xfd"
+# A body is a byte of format, then the batch, compressed or not; a frame of zstd begins with its magic number, whatever the format says.
+_SEALED: Final = b"\x28\xb5\x2f\xfd"
 _OPENED_BYTES_MAX: Final = 64 * 1024 * 1024
 _BYTES_SQL: Final = (
     "SELECT format('%I.%I', n.nspname, c.relname), format('%I', a.attname)"
@@ -116,7 +116,7 @@ def _kind(table: str) -> Kind:
 
 
 def _open(value: bytes) -> bytes:
-    if not value.startswith(_SEALED):
+    if value[1:5] != _SEALED:
         return value
     return zstandard.ZstdDecompressor().decompress(value[1:], max_output_size=_OPENED_BYTES_MAX)
 
