@@ -71,15 +71,20 @@ class PartitionLoop:
             try:
                 position = (await self._w.store.positions()).get(self._partition, 0)
                 while True:
-                    began, before = self._w.clock.monotonic(), position
-                    position = await self.step(position)
+                    position = await self._round(position)
                     failures = 0
-                    if position > before and not self._ahead:
-                        await self._w.clock.sleep(max(0.0, began + _GATHER_SECONDS - self._w.clock.monotonic()))
             except Failure as failure:
                 self._w.meter.add(metrics.APPLY_FAILURES, reason=failure.reason.name)
                 await self._w.clock.sleep(_RETRY_SECONDS[min(failures, len(_RETRY_SECONDS) - 1)])
                 failures += 1
+
+    async def _round(self, position: int) -> int:
+        """A step, and under load a pause after it."""
+        began = self._w.clock.monotonic()
+        following = await self.step(position)
+        if following > position and not self._ahead:
+            await self._w.clock.sleep(max(0.0, began + _GATHER_SECONDS - self._w.clock.monotonic()))
+        return following
 
     async def step(self, position: int) -> int:
         """One round; the position after it. Raises Failure."""
