@@ -38,8 +38,10 @@ class Turns:
         if self._waiting and self._clock.monotonic() - self._waiting[0].since > limits.TURN_WAIT_SECONDS_MAX:
             raise Failure(Reason.OVERLOADED, retry_after_seconds=_RETRY_AFTER_SECONDS)
 
-    async def take(self, size: int) -> None:
-        """Returns when `size` bytes may be worked on. A body larger than a whole turn takes one, and nobody follows it in that turn."""
+    async def take(self, body_bytes: int) -> None:
+        """Returns when a request with so large a body may be worked on. One larger than a whole turn takes one, and nobody follows it in
+        that turn."""
+        size = body_bytes + limits.TURN_REQUEST_BYTES
         if self._waiting or self._left <= 0:
             waiting = _Waiting(asyncio.get_running_loop().create_future(), size, self._clock.monotonic())
             self._waiting.append(waiting)
