@@ -1,9 +1,9 @@
-"""What fold and apply cost: microseconds per event, client and server together, on a PostgreSQL of the wheel.
+"""What a fold and its apply cost: microseconds per event, client and server together, on a PostgreSQL of the wheel.
 
     python -m bench.bench_apply [events in all]
 
-One consumer, applies of 100 to 4,000 events of ~600 bytes in records of 100, 20 tenants, an identity claim per event and two traits
-per twentieth, 2 % repeats. Prints medians; compare figures of one run only.
+One consumer, applies of 100 to 4,000 events of ~600 bytes in records of 100, 20 tenants, an identity claim per event, two traits per
+twentieth, 2 % repeats. Prints medians; compare figures of one run only.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 
 import psutil
 
+from bench.workload import message_id
 from cells.eventlog import codec
 from cells.eventlog.envelope import Body, Envelope
 from cells.eventlog.log import Entry, Record
@@ -44,16 +45,15 @@ def make(number: int, events: int, partition: int, now: Micros) -> list[Entry]:
     """The records of one fetch, at offsets from `number` * `events` on."""
     entries = []
     for first in range(number * events, (number + 1) * events, RECORD_EVENTS):
-        envelopes = [_envelope(index, partition) for index in range(first, first + RECORD_EVENTS)]
+        body = codec.encode(Body(None, [_envelope(index, partition) for index in range(first, first + RECORD_EVENTS)]))
         tenant = TENANTS[first // RECORD_EVENTS % len(TENANTS)]
-        body = codec.encode(Body(None, envelopes))
         entries.append(Entry(first, now, Record(tenant, SourceId("web"), CELL, Epoch(1), now, RECORD_EVENTS, "", body)))
     return entries
 
 
 def _envelope(index: int, partition: int) -> Envelope:
     unique = index - 37 if index % 50 == 49 else index
-    id_ = f"{partition:02x}{unique * 2654435761 % 2**64:016x}-{unique:016x}"
+    id_ = message_id(f"{partition:x}", unique, 0)
     payload = b'{"messageId":"%s","traits":{"plan":"x","city":"y"},"properties":{"order":"%032x","total":%d.5,"items":[%s]}}' % (
         id_.encode(),
         unique,

@@ -1,71 +1,78 @@
-"""A run's figures, their table and their JSON."""
+"""Runs as a table on a terminal, and as the document that docs/validation.md is made of."""
 
 from __future__ import annotations
 
+import datetime
+import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 from rich.console import Console
 from rich.table import Table
 
-_RANKS = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}
+from bench import resources
+from bench.rows import Row
+from bench.run import Run
+from bench.scenarios import Scenario
 
 
 @dataclass(frozen=True)
-class Figures:
-    """Of one run. Counts are events, each counted once; `retried` says how many were sent again. Latencies are milliseconds from an
-    event's scheduled arrival, the warm-up left out.
+class Played:
+    """A scenario's runs over one protocol, what they show, and the command that does the same. `short`: shorter than was promised."""
 
-    `cpu_seconds_per_million` is per million acknowledged events and process; `others_cpu_share` is what processes that are not
-    ours took of the machine meanwhile: above 0.05 the run was disturbed.
-    """
-
+    scenario: Scenario
+    runs: Sequence[Run]
+    rows: Sequence[Row]
     command: str
-    protocol: str
-    batch: int
-    offered_events_per_second: float
-    seconds: float
-    sent: int
-    acknowledged: int
-    retried: int
-    rejected: int
-    unanswered: int
-    stored: int
-    missing: int
-    unexpected: int
-    acknowledged_events_per_second: float
-    queryable_events_per_second: float
-    drain_seconds: float
-    acknowledged_ms: Mapping[str, float]
-    queryable_ms: Mapping[str, float]
-    cpu_seconds_per_million: Mapping[str, float]
-    machine_cpu_share: float
-    others_cpu_share: float
-    memory_mib: Mapping[str, float]
-    log_bytes_per_event: float
-    store_bytes_per_event: float
-    wal_bytes_per_event: float
+    short: bool
 
     @property
     def holds(self) -> bool:
-        """The oracle: everything acknowledged is stored once, and nothing else is, but what was never answered."""
-        return self.missing == 0 and self.unexpected == 0 and self.acknowledged > 0
+        """Every run counts."""
+        return all(run.holds for run in self.runs)
 
-    def json(self) -> dict[str, object]:
-        """Plain values, `holds` included."""
-        return {**asdict(self), "holds": self.holds}
+    @property
+    def shown(self) -> Sequence[Run]:
+        """The runs that a picture has room for: the rates of a scenario, or the last pair."""
+        return self.runs[-2:] if self.scenario.pairs else self.runs
+
+    @property
+    def reached(self) -> bool:
+        """Every target."""
+        return all(row.reached is not False for row in self.rows)
 
 
-def percentiles(seconds: Sequence[float]) -> dict[str, float]:
-    """Exact ones, in milliseconds; empty when there are no samples."""
-    ordered = sorted(seconds)
-    if not ordered:
-        return {}
-    return {name: round(ordered[min(len(ordered) - 1, int(len(ordered) * rank))] * 1_000, 1) for name, rank in _RANKS.items()} | {
-        "max": round(ordered[-1] * 1_000, 1)
+def document(played: Sequence[Played]) -> dict[str, object]:
+    """What docs/figures/README.md describes: rows, and the runs that they come from."""
+    return {
+        "scenario": played[0].scenario.name,
+        "about": played[0].scenario.about,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "commit": subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip(),
+        "hardware": resources.hardware(),
+        "rows": [_entry(one, row) for one in played for row in one.rows],
+        "runs": [run.json() for one in played for run in one.runs],
     }
+
+
+def _entry(played: Played, row: Row) -> dict[str, object]:
+    first = played.runs[0]
+    where = f"{first.protocol}{', log in Kafka' if first.log == 'kafka' else ''}"
+    entry: dict[str, object] = {
+        "id": row.id,
+        "label": f"{where}{', ' if row.label else ''}{row.label}",
+        "figure": round(row.figure, 3),
+        "unit": row.unit,
+        "target": row.target,
+        "holds": played.holds,
+        "disturbed": any(run.disturbed for run in played.runs),
+        "short": played.short,
+        "command": played.command,
+    }
+    reached = {} if row.reached is None else {"reached": row.reached}
+    return entry | reached | ({} if row.spread is None else {"spread": [round(value, 3) for value in row.spread]})
 
 
 def write(path: Path, value: object) -> None:
@@ -74,23 +81,46 @@ def write(path: Path, value: object) -> None:
     path.write_bytes(msgspec.json.format(msgspec.json.encode(value), indent=1) + b"\n")
 
 
-def show(console: Console, figures: Figures) -> None:
-    """A small table."""
-    table = Table(title=f"{figures.protocol}, batches of {figures.batch}, {figures.offered_events_per_second:,.0f} events/s offered")
+def show_run(console: Console, run: Run) -> None:
+    """Everything that is known of a run, in a small table."""
+    told = run.json()
+    table = Table(
+        title=f"{run.take.label}: {run.protocol}, batches of {told['batch']}, {told['offered_events_per_second']:,} events/s offered"
+    )
     table.add_column("figure")
     table.add_column("value", justify="right")
-    for name in ("sent", "retried", "acknowledged", "rejected", "unanswered", "stored", "missing", "unexpected"):
-        table.add_row(name, f"{getattr(figures, name):,}")
-    table.add_row("acknowledged events/s", f"{figures.acknowledged_events_per_second:,.0f}")
-    table.add_row("queryable events/s", f"{figures.queryable_events_per_second:,.0f}")
-    table.add_row("last queryable after last acknowledged, s", f"{figures.drain_seconds:.2f}")
-    for title, values in (("acknowledged ms", figures.acknowledged_ms), ("queryable ms", figures.queryable_ms)):
-        table.add_row(title, "  ".join(f"{name} {value:,.0f}" for name, value in values.items()))
-    table.add_row("CPU s per million", "  ".join(f"{name} {value:.1f}" for name, value in figures.cpu_seconds_per_million.items()))
-    table.add_row("CPU of the machine", f"{figures.machine_cpu_share:.0%}, not ours {figures.others_cpu_share:.0%}")
-    table.add_row("memory MiB", "  ".join(f"{name} {value:.0f}" for name, value in figures.memory_mib.items()))
-    sizes = (figures.log_bytes_per_event, figures.store_bytes_per_event, figures.wal_bytes_per_event)
-    table.add_row("bytes per event", "log {:.0f}  store {:.0f}  WAL {:.0f}".format(*sizes))
+    for name in ("sent", "repeats", "acknowledged", "rejected", "failed", "stored", "missing", "doubled", "strange"):
+        table.add_row(name, _text(told[name]))
+    table.add_row("acknowledged, queryable events/s", f"{run.acknowledged_per_second:,.0f}, {run.queryable_per_second:,.0f}")
+    table.add_row("last queryable after last acknowledged, s", f"{told['drain_seconds']:.2f}")
+    table.add_row("due to acknowledged, ms", _text(told["acknowledged_ms"]))
+    table.add_row("due to queryable, ms", _text(told["queryable_ms"]))
+    table.add_row("CPU s per million events", _text(told["cpu_seconds_per_million"]))
+    table.add_row("CPU of the machine", f"{run.spent.machine_share:.0%}, not ours {run.spent.others_share:.0%}")
+    table.add_row("peak memory, MiB", _text(told["peak_mib"]))
+    sizes = (told["log_bytes_per_event"], told["store_bytes_per_event"], told["wal_bytes_per_event"])
+    table.add_row("bytes per event", "log {:,.0f}  store {:,.0f}  WAL {:,.0f}".format(*sizes))
     console.print(table)
-    if not figures.holds:
-        console.print("[bold red]stored and acknowledged events differ[/bold red]")
+    if not run.holds:
+        console.print("[bold red]VOID: what was acknowledged and what is stored differ[/bold red]")
+
+
+def show_rows(console: Console, played: Sequence[Played]) -> None:
+    """What was promised, and what was reached."""
+    table = Table(title="Figures")
+    for column in ("scenario", "promise", "target", "figure", ""):
+        table.add_column(column)
+    for one in played:
+        for row in one.rows:
+            label = f"{one.runs[0].protocol}{', ' if row.label else ''}{row.label}"
+            word = "[red]VOID[/red]" if not one.holds else {True: "reached", False: "[red]missed[/red]", None: ""}[row.reached]
+            notes = (word, *(["disturbed"] if any(run.disturbed for run in one.runs) else []), *(["short"] if one.short else []))
+            spread = "" if row.spread is None else f" ({row.spread[0]:,.3g} to {row.spread[1]:,.3g})"
+            table.add_row(one.scenario.name, f"{row.id} {label}", row.target, f"{row.figure:,.4g} {row.unit}{spread}", ", ".join(notes))
+    console.print(table)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "  ".join(f"{name} {_text(part)}" for name, part in value.items()) or "-"
+    return f"{value:,.1f}" if isinstance(value, float) else f"{value:,}"

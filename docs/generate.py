@@ -20,7 +20,7 @@ import click
 from cells.metrics import METRICS as CELL_METRICS
 from cli.main import dataflow
 from docs.keys import MEANINGS
-from docs.promises import FIRST, MISSION, NUMBERS, Promise
+from docs.promises import FIRST, MISSION, NUMBERS, PRESSED, Promise
 from kernel import limits
 from kernel.errors import Reason
 from kernel.metrics import Metric
@@ -209,13 +209,14 @@ def _hardware(told: str | dict[str, Any]) -> str:
 
 
 def _value(row: dict[str, Any]) -> str:
-    """The median with its spread, and what stands against it: a target that was missed, a void run, a disturbed machine."""
+    """The median with its spread, and what stands against it: a target that was missed, a void run, a disturbed machine, a short run."""
     against = [word for key, word in (("holds", "VOID: events differ"), ("reached", "missed")) if row.get(key, True) is False]
-    against += ["disturbed machine"] if row.get("disturbed") else []
+    against += [word for key, word in (("disturbed", "disturbed machine"), ("short", "short run")) if row.get(key)]
     spread = row.get("spread")
     between = f" ({_number(spread[0])} to {_number(spread[1])})" if spread and spread[0] != spread[1] else ""
-    label = f"{row['protocol']}: " if row.get("protocol") else ""
-    return f"{label}{_number(row['figure'])} {row['unit']}{between}{''.join(f'; {word}' for word in against)}"
+    label = row.get("label") or row.get("protocol")
+    figure = "none" if row["figure"] is None else f"{_number(row['figure'])} {row['unit']}"
+    return f"{f'{label}: ' if label else ''}{figure}{between}{''.join(f'; {word}' for word in against)}"
 
 
 def _number(value: float) -> str:
@@ -234,6 +235,7 @@ the command wrote; a promise without one says so. Tests named in a row hold the 
     parts = (
         ("What a user is promised", MISSION),
         ("Numbers, on a 2-core machine that holds everything of one cell and the load generator", NUMBERS),
+        ("What a cell does when it is pressed", PRESSED),
         ("What the first step is held to", FIRST),
     )
     for title, promises in parts:

@@ -27,6 +27,8 @@ _NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,61}[a-z0-9]")
 _KEY: Final = re.compile(r"(wk|rk)_([a-z][a-z0-9-]{0,14})_([A-Za-z0-9_-]{43})_([0-9a-f]{6})")
 SECRET_BYTES: Final = 32
 MESSAGE_KEY_BYTES: Final = 16
+UNREADABLE: Final = TenantId("(unreadable)")
+"""Whom a log's records belong to that nobody can read: every cell's own, and no name that a tenant may have."""
 
 
 def is_name(text: str) -> bool:

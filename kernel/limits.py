@@ -38,6 +38,7 @@ DRAIN_SECONDS_MAX: Final = 10.0
 # Event log.
 LOG_PARTITIONS: Final = 4
 RECORD_BYTES_MAX: Final = 8 * KIB * KIB
+RECORD_EVENTS_MAX: Final = 100_000
 APPEND_GROUP_BYTES_MAX: Final = 4 * KIB * KIB
 APPEND_GROUP_RECORDS_MAX: Final = 512
 APPEND_QUEUE_BYTES_MAX: Final = 32 * KIB * KIB
@@ -82,6 +83,7 @@ class Plan:
 assert EVENT_BYTES_MAX <= BATCH_BYTES_MAX <= BATCH_BYTES_HARD_MAX
 assert BATCH_BYTES_HARD_MAX < RECORD_BYTES_MAX, "a whole batch fits one record, envelope fields included"
 assert RECORD_BYTES_MAX <= APPEND_QUEUE_BYTES_MAX, "the queue takes the largest record"
+assert BATCH_EVENTS_MAX <= RECORD_EVENTS_MAX, "a whole batch fits one record"
 assert BATCH_EVENTS_MAX <= APPLY_EVENTS_MAX, "one record fits one apply"
 assert 2 * APPLY_EVENTS_MAX * EVENT_BYTES_MAX <= APPLY_BYTES_MAX, "one apply fits one message: payloads, and traits taken from them"
 assert 63 + 2 + 4 * ID_CHARS_MAX + 4 * TRAIT_NAME_CHARS_MAX + 32 <= INDEX_ROW_BYTES_MAX, "tenant, node and trait name fit an index row"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from kernel import placement_rules
-from kernel.epoch import Claim, Epoch, Ownership
-from kernel.ids import CellId, KeyHash, KeyKind, SourceId, TenantId, ZoneName
+from kernel.epoch import FIRST_EPOCH, Claim, Epoch, Ownership
+from kernel.ids import UNREADABLE, CellId, KeyHash, KeyKind, SourceId, TenantId, ZoneName
 from kernel.limits import Plan
 
 
@@ -83,12 +83,14 @@ class Admission:
         return fresh
 
     def claim(self, cell: CellId) -> Claim:
-        """What an applier of `cell` may believe that it owns."""
-        return Claim(cell, {name: tenant.epoch for name, tenant in self.tenants.items() if tenant.cell == cell})
+        """What an applier of `cell` may believe that it owns: its tenants, and what nobody can read."""
+        return Claim(cell, {UNREADABLE: FIRST_EPOCH} | {name: tenant.epoch for name, tenant in self.tenants.items() if tenant.cell == cell})
 
     def ownerships(self, cell: CellId) -> list[Ownership]:
-        """The cell's ownership rows as the directory sees them: of its own tenants `owner`, of all others `released`."""
-        return [Ownership(name, tenant.epoch, "owner" if tenant.cell == cell else "released") for name, tenant in self.tenants.items()]
+        """The cell's ownership rows as the directory sees them: of its own tenants `owner`, of all others `released`. What nobody can
+        read is every cell's own."""
+        tenants = [Ownership(name, tenant.epoch, "owner" if tenant.cell == cell else "released") for name, tenant in self.tenants.items()]
+        return [Ownership(UNREADABLE, FIRST_EPOCH, "owner"), *tenants]
 
 
 def _enter(

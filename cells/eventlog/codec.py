@@ -1,12 +1,13 @@
 """A record's body as bytes: one byte of format, then MessagePack, zstd-compressed when that pays.
 
-Formats: 0 = envelopes, plain; 1 = envelopes, zstd; 2 = columns, plain; 3 = columns, zstd. Columns are written; all are read, since a
-log and a store keep what earlier code wrote. A reader that meets another format raises Undecodable; it never guesses: in a rollout
-readers come before writers.
+Formats: 0 = envelopes, plain; 1 = envelopes, zstd; 2 = columns, plain; 3 = columns, zstd; 255 = what somebody else wrote, kept whole.
+Columns are written; all are read, since a log and a store keep what earlier code wrote. A reader that meets another format raises
+Undecodable; it never guesses: in a rollout readers come before writers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -16,6 +17,7 @@ from cells.eventlog.envelope import Body, Columns, body_of, columns_of
 from kernel.limits import RECORD_BYTES_MAX
 
 _FORMATS: Final = 4
+_FOREIGN: Final = 255
 _COLUMNS: Final = 2
 _ZSTD: Final = 1
 _COMPRESS_FROM_BYTES: Final = 1_024
@@ -23,6 +25,7 @@ _COMPRESS_FROM_BYTES: Final = 1_024
 _encoder = msgspec.msgpack.Encoder()
 _columns = msgspec.msgpack.Decoder(Columns)
 _envelopes = msgspec.msgpack.Decoder(Body)
+_foreign_decoder = msgspec.msgpack.Decoder(tuple[str, bytes | None, bytes | None, list[tuple[str, bytes | None]]])
 _compressor = zstandard.ZstdCompressor(level=1, write_content_size=True)
 _decompressor = zstandard.ZstdDecompressor()
 
@@ -39,6 +42,11 @@ def encode(body: Body) -> bytes:
     return bytes((_COLUMNS | _ZSTD,)) + _compressor.compress(data)
 
 
+def foreign(why: str, key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes | None]]) -> bytes:
+    """The body of a record that is not ours: `decode` refuses it and says `why`; nothing of it is lost."""
+    return bytes((_FOREIGN,)) + _encoder.encode((why, key, value, list(headers)))
+
+
 def decode(data: bytes) -> Body:
     """The inverse of `encode`. Raises Undecodable."""
     found = _read(data)
@@ -52,9 +60,11 @@ def decode_columns(data: bytes) -> Columns:
 
 
 def _read(data: bytes) -> Body | Columns:
-    if not data or data[0] >= _FORMATS:
+    if not data or _FORMATS <= data[0] < _FOREIGN:
         raise Undecodable(f"unknown format {data[:1].hex() or 'of an empty body'}")
     try:
+        if data[0] == _FOREIGN:
+            raise Undecodable(_foreign_decoder.decode(data[1:])[0])
         text = _decompressor.decompress(data[1:], max_output_size=4 * RECORD_BYTES_MAX) if data[0] & _ZSTD else data[1:]
         if not data[0] & _COLUMNS:
             return _envelopes.decode(text)

@@ -2,7 +2,8 @@
 
 The header is named `dataflow`. Its first byte is the layout's version; version 1 goes on with epoch (unsigned), received_at (signed),
 8 bytes each, events (4 bytes), all big-endian, then source, cell and trace in UTF-8, each behind its length in 2 bytes. Whoever changes
-anything takes the next version: a reader refuses what it does not know, and never guesses.
+anything takes the next version: a reader refuses what it does not know, and never guesses. So readers learn a version before writers
+use it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from cells.eventlog.log import Record
 from kernel.clock import Micros
 from kernel.epoch import Epoch
 from kernel.errors import Failure, Reason
-from kernel.ids import CellId, SourceId, TenantId
+from kernel.ids import CellId, SourceId, TenantId, is_name
+from kernel.limits import RECORD_EVENTS_MAX
 
 NAME: Final = "dataflow"
 VERSION: Final = 1
@@ -23,6 +25,8 @@ VERSION: Final = 1
 OVERHEAD_BYTES_MAX: Final = 4_096
 _FIXED: Final = struct.Struct(">BQqI")
 _LENGTH: Final = struct.Struct(">H")
+_YEAR_9999: Final = Micros(253_370_764_800_000_000)
+_EPOCH_MAX: Final = 2**63 - 1
 
 Headers = Sequence[tuple[str, bytes | None]]
 
@@ -50,6 +54,17 @@ def unpack(key: bytes | None, value: bytes | None, headers: Headers, where: str)
     except (struct.error, ValueError) as error:
         raise Failure(Reason.UNDECODABLE_RECORD, f"{where} has a damaged header") from error
     return Record(TenantId(tenant), SourceId(source), CellId(cell), Epoch(epoch), Micros(received_at), events, trace, value)
+
+
+def forged(record: Record) -> str | None:
+    """Why a record that can be unpacked is none of ours all the same: no cell writes it, and none could keep it. None when it is."""
+    if not is_name(record.tenant):
+        return "its key is no tenant's name"
+    if not 1 <= record.events <= RECORD_EVENTS_MAX:
+        return f"its header says that it holds {record.events} events"
+    if not 0 <= record.received_at < _YEAR_9999:
+        return "its header says that it was received outside the years 1970 to 9998"
+    return "its header has an epoch beyond all numbers" if record.epoch > _EPOCH_MAX else None
 
 
 def _texts(header: bytes) -> tuple[str, str, str]:

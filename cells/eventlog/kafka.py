@@ -125,7 +125,7 @@ class KafkaLog:
         return joined
 
     async def check(self) -> None:
-        """Whether records can be appended now. Raises Failure(LOG_UNAVAILABLE) that says, to an operator, why not."""
+        """Whether the log works now. Raises Failure(LOG_UNAVAILABLE) that says, to an operator, why not."""
         try:
             async with asyncio.timeout(2 * ANSWER_SECONDS):
                 await self._brokers.renew(self._brokers.view)
@@ -135,9 +135,12 @@ class KafkaLog:
         for number, partition in view.partitions.items():
             if partition.in_sync < self._min_in_sync:
                 raise Failure(Reason.LOG_UNAVAILABLE, f"partition {number} has {partition.in_sync} of {self._min_in_sync} copies in sync")
-        trouble = next((appender.trouble for appender in self._appenders if appender.trouble is not None), None)
-        if trouble is not None or not view.partitions:
-            raise Failure(Reason.LOG_UNAVAILABLE, trouble or f"the topic is not there: {name_of(view.error)}")
+        if not view.partitions:
+            raise Failure(Reason.LOG_UNAVAILABLE, f"the topic is not there: {name_of(view.error)}")
+        parts: list[Appender | Readers | KafkaMembership] = [*self._appenders, *self._readers, *self._members]
+        for trouble in (part.trouble for part in parts):
+            if trouble is not None:
+                raise Failure(Reason.LOG_UNAVAILABLE, trouble)
 
     async def supervise(self) -> None:
         """Runs as long as the log's own tasks do; raises what ended one of them, which is a defect."""

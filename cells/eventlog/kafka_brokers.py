@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
-from cells.eventlog.kafka_line import Line, Lost, name_of
+from cells.eventlog.kafka_line import Line, Lost, name_of, refused_login
 from cells.eventlog.kafka_login import Address, Login
 from cells.eventlog.kafka_wire import Metadata
 from kernel.clock import Clock
@@ -22,6 +22,7 @@ ANSWER_SECONDS: Final = 3.0
 # Reads are asked again so often, with these pauses before: a leader that has just died has a successor soon after.
 _PAUSES_SECONDS: Final = (0.0, 0.05, 0.25, 0.5)
 _ASKED_AT_ONCE: Final = 3
+_NOT_LOGGED_IN: Final = 34
 
 Answer = TypeVar("Answer")
 
@@ -53,12 +54,10 @@ class View:
             raise Lost(f"partition {partition} has no leader" + (f": {name_of(self.error)}" if self.error else ""))
         return self.nodes[found.leader]
 
-    def by_leader(self) -> dict[Address, list[int]]:
-        """The partitions that each broker leads. Raises Lost when one has no leader."""
-        found: dict[Address, list[int]] = {}
-        for partition in sorted(self.partitions):
-            found.setdefault(self.leader(partition), []).append(partition)
-        return found
+    @property
+    def is_led(self) -> bool:
+        """Whether the topic is there and each of its partitions has a leader."""
+        return bool(self.partitions) and all(partition.leader in self.nodes for partition in self.partitions.values())
 
 
 class Brokers:
@@ -85,6 +84,18 @@ class Brokers:
         """A short question, on the one line that such questions to this broker share. Raises Lost."""
         return await self._lines.setdefault(address, Line(self.login)).ask(address, request, seconds)
 
+    async def ask_any(self, request: Any) -> Any:
+        """A short question that every broker can answer, to one after the other until one does. Raises Lost."""
+        addresses = list(self.view.nodes.values())
+        random.shuffle(addresses)
+        lost = Lost("no broker is known")
+        for address in addresses:
+            try:
+                return await self.ask(address, request)
+            except Lost as error:
+                lost = error
+        raise lost
+
     async def renew(self, stale: View) -> None:
         """Asks for a newer view than `stale`, once for all who want one at the same time. Raises Lost when no broker answers."""
         if self.view is not stale:
@@ -94,6 +105,11 @@ class Brokers:
         lost = await asyncio.shield(self._renewal)
         if lost is not None:
             raise Lost(str(lost), lost.advice)
+
+    async def known_to_all(self) -> bool:
+        """Whether every broker knows the topic, and a leader of each of its partitions: they hear of a new one at different times."""
+        views = await asyncio.gather(*(self._look(address) for address in self.view.nodes.values()))
+        return bool(views) and all(isinstance(view, View) and view.is_led for view in views)
 
     async def patiently(self, act: Callable[[View], Awaitable[Answer]], seconds: float = ANSWER_SECONDS * 2) -> Answer:
         """What `act` answers, tried again with a newer view when it loses its broker. Raises Failure(LOG_UNAVAILABLE)."""
@@ -130,15 +146,15 @@ class Brokers:
         """Why there is no newer view, None when there is."""
         known = list(self.view.nodes.values())
         random.shuffle(known)
-        # The first addresses again, behind those that were known last: all brokers may have moved meanwhile.
-        candidates = [*known, *(address for address in self.login.bootstrap if address not in known)]
         lost = Lost("no broker is known")
-        for start in range(0, len(candidates), _ASKED_AT_ONCE):
-            found = await self._first(candidates[start : start + _ASKED_AT_ONCE])
-            if isinstance(found, View):
-                self.view = found
-                return None
-            lost = found
+        # The first addresses again when nobody answers where brokers were last: they may all have moved meanwhile.
+        for candidates in (known, self.login.bootstrap):
+            for start in range(0, len(candidates), _ASKED_AT_ONCE):
+                found = await self._first(candidates[start : start + _ASKED_AT_ONCE])
+                if isinstance(found, View):
+                    self.view = found
+                    return None
+                lost = found
         return lost
 
     async def _first(self, candidates: list[Address]) -> View | Lost:
@@ -155,7 +171,11 @@ class Brokers:
 
     async def _look(self, address: Address) -> View | Lost:
         try:
-            return _view(await self.ask(address, Metadata(self.topic)), self.topic)
+            view = _view(await self.ask(address, Metadata(self.topic)), self.topic)
+            if view.error == _NOT_LOGGED_IN:
+                # A bearer token that is refused is refused in the answer's text, which the library does not read.
+                raise refused_login(address, name_of(view.error))
+            return view
         except Lost as lost:
             return lost
 

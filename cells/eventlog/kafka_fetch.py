@@ -102,6 +102,15 @@ class Readers:
         self._all = [_Reader(brokers.line()) for _ in range(READERS_MAX)]
         self._idle = list(self._all)
         self._places = asyncio.Semaphore(READERS_MAX)
+        self._beyond: tuple[int, int] | None = None
+
+    @property
+    def trouble(self) -> str | None:
+        """That somebody waits for an offset far behind the end: records were lost, or the topic was made anew. None when nobody does."""
+        if self._beyond is None:
+            return None
+        offset, end = self._beyond
+        return f"partition {self._partition} ends at {end}, but offset {offset} is waited for: are records lost, is the topic a new one?"
 
     async def fetch(self, offset: int, records_max: int, bytes_max: int, wait_seconds: float) -> list[Entry]:
         """See `cells.eventlog.log`."""
@@ -134,7 +143,7 @@ class Readers:
         start, late = offset, False
         while True:
             if rest is not None and (found := rest.take(records_max, bytes_max)):
-                reader.rest = rest
+                reader.rest, self._beyond = rest, None
                 return found
             if late:
                 return []
@@ -168,6 +177,7 @@ class Readers:
         bounds = (await self._bounds())[self._partition]
         if offset < bounds.first:
             raise Failure(Reason.OFFSET_OUT_OF_RANGE, f"{offset} is before {bounds.first}")
+        self._beyond = (offset, bounds.next) if offset > bounds.next else None
         # A leader that was elected a moment ago may not know yet how far it may show its records.
         await self._clock.sleep(_PAUSE_SECONDS)
         return min(offset, bounds.next)

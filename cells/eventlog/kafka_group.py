@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NoReturn
 
@@ -65,6 +64,11 @@ class KafkaMembership:
         self._commit_at = clock.monotonic() + _COMMIT_SECONDS
         self._task = asyncio.create_task(self._live(), name=f"eventlog-member-{group}")
 
+    @property
+    def trouble(self) -> str | None:
+        """Why the member is not in touch with its group; None when it is, and while it joins for the first time."""
+        return str(self._trouble) if self._trouble is not None and not self._task.done() else None
+
     async def assignment(self) -> frozenset[int]:
         """What the member was given last; a first time is waited for a while. Raises Failure(LOG_UNAVAILABLE) when it does not come."""
         if self._task.done():
@@ -118,18 +122,13 @@ class KafkaMembership:
     async def _found(self) -> Address:
         """The broker that coordinates the group: any broker knows. Raises Lost."""
         view = self._brokers.view
-        addresses = list(view.nodes.values())
-        random.shuffle(addresses)
-        for address in addresses:
-            try:
-                answer = await self._brokers.ask(address, FindCoordinatorRequest(self._group, _GROUP))
-            except Lost as lost:
-                self._trouble = lost
-                continue
-            told(answer.error_code, f"the coordinator of group {self._group}")
-            return Address(answer.host, answer.port)
-        await self._brokers.renew(view)
-        raise self._trouble or Lost("no broker is known")
+        try:
+            answer = await self._brokers.ask_any(FindCoordinatorRequest(self._group, _GROUP))
+        except Lost:
+            await self._brokers.renew(view)
+            raise
+        told(answer.error_code, f"the coordinator of group {self._group}")
+        return Address(answer.host, answer.port)
 
     async def _join(self) -> None:
         """Joins, and deals the partitions out when the group asks this member to. Raises Lost."""

@@ -53,8 +53,7 @@ class Line:
             async with asyncio.timeout(seconds), self._turn:
                 return await self._ask(address, request)
         except (SaslAuthenticationFailed, UnsupportedSaslMechanismError) as error:
-            advice = "see DATAFLOW_KAFKA_SASL_MECHANISM, DATAFLOW_KAFKA_USER and DATAFLOW_KAFKA_PASSWORD_FILE"
-            raise Lost(f"{_said(address)} refuses the login: {error}", advice) from error
+            raise refused_login(address, str(error)) from error
         except (IncompatibleBrokerVersion, NotImplementedError) as error:
             raise Lost(f"{_said(address)} speaks another version: {error}", "Apache Kafka 2.4 or newer is needed") from error
         except TimeoutError as error:
@@ -89,6 +88,12 @@ class Line:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_END_SECONDS):
                     await asyncio.shield(closed)
+
+
+def refused_login(address: Address, why: str) -> Lost:
+    """The broker does not take us for who we say that we are."""
+    advice = "see DATAFLOW_KAFKA_SASL_MECHANISM, DATAFLOW_KAFKA_USER and DATAFLOW_KAFKA_PASSWORD_FILE"
+    return Lost(f"{_said(address)} refuses the login: {why}", advice)
 
 
 def told(code: int, what: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from typing import Final
 
 from aiokafka.protocol.admin import CreateTopicsRequest
@@ -27,11 +28,14 @@ _EXISTS: Final = 36
 
 
 async def provision(access: Access, topic: Topic, clock: Clock) -> None:
-    """Makes the topic when it is not there. Raises ValueError for what cannot be, and for a topic that differs, naming each difference;
-    Failure(LOG_UNAVAILABLE) when Kafka does not answer or does not let us."""
+    """Makes the topic (`access` need not name it) when it is not there.
+
+    Raises ValueError for what cannot be, and for a topic that differs, naming each difference; Failure(LOG_UNAVAILABLE) when Kafka
+    does not answer or does not let us.
+    """
     if found := impossible(topic):
         raise ValueError("; ".join(found))
-    brokers = Brokers(Login(access, _CLIENT), clock)
+    brokers = Brokers(Login(dataclasses.replace(access, topic=topic.name), _CLIENT), clock)
     try:
         async with asyncio.timeout(_MAKING_SECONDS):
             await _provision(brokers, topic, clock)
@@ -47,12 +51,9 @@ async def _provision(brokers: Brokers, topic: Topic, clock: Clock) -> None:
         raise _forbidden(topic)
     if view.error == _UNKNOWN_TOPIC:
         await _make(brokers, view, topic)
-    while True:
-        view = await reached(brokers)
-        if view.partitions and all(partition.leader in view.nodes for partition in view.partitions.values()):
-            break
+    while not await brokers.known_to_all():
         await clock.sleep(_LOOK_SECONDS)
-    if found := differences(topic, await settings(brokers, view)):
+    if found := differences(topic, await settings(brokers, await reached(brokers))):
         raise ValueError(f"topic {topic.name} is there, but {'; '.join(found)}")
 
 

@@ -48,7 +48,7 @@ async def checked(brokers: Brokers, needs: Needs) -> Standing:
             _check_rights(brokers, view, needs)
             standing = await settings(brokers, view)
             for group in needs.groups:
-                await _check_group(brokers, view, f"{brokers.topic}.{group}")
+                await _check_group(brokers, f"{brokers.topic}.{group}")
     except (Lost, TimeoutError) as lost:
         raise unreachable(lost) from lost
     if found := dangers(standing):
@@ -68,8 +68,7 @@ async def reached(brokers: Brokers) -> View:
 
 async def settings(brokers: Brokers, view: View) -> Standing:
     """The topic as it is. Raises Lost, and Failure when the settings may not be seen."""
-    request = DescribeConfigsRequest([(_TOPIC_RESOURCE, brokers.topic, None)])
-    answer = await brokers.ask(_any(view), request)
+    answer = await brokers.ask_any(DescribeConfigsRequest([(_TOPIC_RESOURCE, brokers.topic, None)]))
     [(code, message, _, _, entries)] = answer.resources
     if code:
         raise refused(f"the settings of topic {brokers.topic} cannot be read: {message or name_of(code)}")
@@ -114,8 +113,8 @@ def _check_rights(brokers: Brokers, view: View, needs: Needs) -> None:
         raise refused(f"{_who(brokers)} may not DESCRIBE the cluster, which is how the log's size is known: allow it in Kafka's ACLs")
 
 
-async def _check_group(brokers: Brokers, view: View, group: str) -> None:
-    found = await brokers.ask(_any(view), FindCoordinatorRequest(group, _GROUP))
+async def _check_group(brokers: Brokers, group: str) -> None:
+    found = await brokers.ask_any(FindCoordinatorRequest(group, _GROUP))
     code = found.error_code
     if not code:
         answer = await brokers.ask(Address(found.host, found.port), Groups(group))
@@ -129,7 +128,3 @@ def _who(brokers: Brokers) -> str:
     if access.security.startswith("SASL") and access.user:
         return f"user {access.user}"
     return "whoever this process is to Kafka"
-
-
-def _any(view: View) -> Address:
-    return next(iter(view.nodes.values()))

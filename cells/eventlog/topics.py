@@ -1,7 +1,7 @@
 """What the log's Kafka topic must be: what it is made with, and what is wrong with one that exists.
 
 Kafka deletes nothing by itself (`retention.ms` and `retention.bytes` are -1): it does not know what the store has applied, so the cell
-trims. Records keep the appender's time (`CreateTime`), the same clock as on every other adapter, and are stored as they come, for bodies
+trims. Records keep the appender's time (`CreateTime`), the same clock as on every other adapter, and are stored uncompressed, for bodies
 are compressed already. No replica that misses records may ever lead.
 """
 
@@ -49,7 +49,8 @@ class Topic:
             **flush,
             "min.insync.replicas": str(self.min_in_sync),
             "max.message.bytes": str(MESSAGE_BYTES_MAX),
-            "compression.type": "producer",
+            # Ours are sent as they are; a stranger's packed batch, in a format that we may not know, is unpacked by the broker.
+            "compression.type": "uncompressed",
             "segment.bytes": str(SEGMENT_BYTES),
             "segment.ms": str(SEGMENT_MILLIS),
         }

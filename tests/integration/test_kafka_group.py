@@ -21,7 +21,7 @@ from cells.eventlog.kafka_login import Address, Login
 from cells.eventlog.kafka_provision import provision
 from cells.eventlog.kafka_start import Needs
 from cells.eventlog.topics import Topic
-from cells.processing.consumer import GROUP, Consumer
+from cells.processing.consumer import GROUP, Consumer, report_lag
 from cells.processing.partition import Wiring
 from cells.storage.memory import MemoryStore
 from kernel.epoch import Claim, Epoch, Ownership
@@ -121,7 +121,7 @@ async def consuming(log: KafkaLog, store: MemoryStore, name: str) -> AsyncIterat
 
 async def test_positions_come_from_the_store_whatever_the_group_says(log: KafkaLog) -> None:
     """Law: members tell Kafka how far they are, for its tools; when those offsets are set back to the beginning nothing is applied
-    again, and what comes next is applied once."""
+    again, and what comes next is applied once. Lag in records is the log's end less the store's position, as on every adapter."""
     store = MemoryStore(CLOCK, MemoryMeter())
     await store.own([Ownership(TENANT, Epoch(1), "owner")], [])
 
@@ -143,13 +143,15 @@ async def test_positions_come_from_the_store_whatever_the_group_says(log: KafkaL
             return (await committed(log)).get(0) == 3
 
         await eventually(told, "the tools are told", 20)
+        assert await report_lag(log, store, MemoryMeter()) == dict.fromkeys(range(4), 0)
+    await append("e3")
+    assert (await report_lag(log, store, MemoryMeter()))[0] == 1
     where, group = await coordinator(log)
     back = OffsetCommitRequest(group, -1, "", -1, [(log._brokers.topic, [(0, 0, "")])])
     answer = await log._brokers.ask(where, back)
     assert [code for _, parts in answer.topics for _, code in parts] == [0]
     assert (await committed(log))[0] == 0
     async with consuming(log, store, "m2"):
-        await append("e3")
         await applied(4)
     assert [(row.stored, row.duplicate) for row in await store.ledger()] == [(4, 0)]
 

@@ -314,12 +314,17 @@ async def test_readers_do_not_disturb_each_other(room: Room) -> None:
 
 
 async def test_a_fetch_beyond_the_end_waits_for_its_offset(room: Room) -> None:
-    """Law: it gives nothing below the offset that was asked for, and does not spin meanwhile."""
+    """Law: it gives nothing below the offset that was asked for, and the log says that somebody waits for what is not there: records
+    that a position names are lost, or the topic is a new one."""
     waiting = asyncio.create_task(room.log.fetch(0, 3, 10, 1 << 20, 20.0))
     for number in range(5):
         assert await room.append(f"r{number}") is None
     assert (await waiting)[0].offset == 3
+    assert not await room.problem()
     assert await room.log.fetch(0, 50, 10, 1 << 20, 0.2) == []
+    assert "ends at 5, but offset 50 is waited for" in await room.problem()
+    assert len(await room.log.fetch(0, 4, 10, 1 << 20, 0.2)) == 1
+    assert not await room.problem()
 
 
 async def test_a_cancelled_fetch_leaves_nothing_behind(room: Room) -> None:

@@ -18,9 +18,9 @@ from cells.admission.follow import Follower
 from cells.admission.table import Admission, Tenant, Update
 from dataflow.routing.v1 import routing_pb2
 from kernel import follow
-from kernel.epoch import Epoch
+from kernel.epoch import Epoch, door_two
 from kernel.errors import Failure, Reason
-from kernel.ids import CellId, KeyHash, TenantId, ZoneName, hash_of
+from kernel.ids import UNREADABLE, CellId, KeyHash, TenantId, ZoneName, hash_of, is_name
 from kernel.journal import Signed
 from kernel.limits import Plan
 from kernel.metrics import MemoryMeter
@@ -74,12 +74,15 @@ def test_a_wrong_update_is_refused_and_the_table_stays(update: Update) -> None:
 
 
 def test_claims_and_ownerships_are_of_the_cells_own_tenants() -> None:
-    """A tenant that lives elsewhere is released here."""
+    """A tenant that lives elsewhere is released here; what nobody can read is every cell's own."""
     table = fixture_admission()
     claim = table.claim(CELL)
     assert TenantId("moved-away") not in claim.epochs
     assert claim.epochs[TenantId("acme-retail")] == 3
-    assert {o.tenant: o.state for o in table.ownerships(CELL)}[TenantId("moved-away")] == "released"
+    owned = {o.tenant: o for o in table.ownerships(CELL)}
+    assert owned[TenantId("moved-away")].state == "released"
+    assert door_two(claim, owned[UNREADABLE])
+    assert not is_name(UNREADABLE)
 
 
 @given(st.binary(max_size=200))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,7 +15,7 @@ from cells.eventlog.topics import MESSAGE_BYTES_MAX
 from kernel.clock import Micros
 from kernel.epoch import Epoch
 from kernel.errors import Failure, Reason
-from kernel.ids import CellId, SourceId, TenantId
+from kernel.ids import UNREADABLE, CellId, SourceId, TenantId
 from kernel.limits import RECORD_BYTES_MAX
 from tests.support.records import blob
 
@@ -68,6 +69,24 @@ def test_what_somebody_else_wrote_is_refused(key: bytes | None, value: bytes | N
     """Law: a record without our key, body or header is not taken for one of ours."""
     with pytest.raises(Failure, match="not written by DataFlow"):
         headers.unpack(key, value, held, "offset 7")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tenant": TenantId("No Tenant")},
+        {"tenant": UNREADABLE},
+        {"events": 0},
+        {"events": 2**32 - 1},
+        {"received_at": Micros(-1)},
+        {"received_at": Micros(2**62)},
+        {"epoch": Epoch(2**63)},
+    ],
+)
+def test_what_no_cell_writes_is_told_from_what_one_does(fields: dict[str, Any]) -> None:
+    """Law: a header whose numbers no store could keep, or whose tenant is none, is not taken for one of ours."""
+    assert headers.forged(blob("x")) is None
+    assert headers.forged(dataclasses.replace(blob("x"), **fields)) is not None
 
 
 def test_no_cut_is_taken_for_a_whole_header() -> None:

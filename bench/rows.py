@@ -1,0 +1,172 @@
+"""What the runs of a scenario show, held against what was promised (docs/promises.py). Pure."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from bench.latency import KINDS
+from bench.run import Run
+from bench.scenarios import Scenario
+
+THROUGHPUT: Final = 25_000.0
+SINGLE: Final = 2_500.0
+SINGLE_P99_MS: Final = 100.0
+P50_MS: Final = 100.0
+P99_MS: Final = 500.0
+OVERLOAD_P99_MS: Final = 1_000.0
+OVERLOAD_MIB: Final = 512.0
+RECOVERY_SECONDS: Final = 5.0
+NEIGHBOUR_PERCENT: Final = 20.0
+GROWTH_PERCENT: Final = 10.0
+_REFUSED_SHARE: Final = 0.01  # of a second's events, from which on it is no normal second
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One figure. `id` is the promise's; `label` tells rows of one promise apart; `reached` is None where nothing was promised.
+
+    `spread` holds the lowest and the highest when the figure is a median.
+    """
+
+    id: str
+    label: str
+    figure: float
+    unit: str
+    target: str = ""
+    reached: bool | None = None
+    spread: tuple[float, float] | None = None
+
+
+def rows_of(scenario: Scenario, runs: Sequence[Run]) -> list[Row]:
+    """The scenario's rows, given the runs of its takes in their order."""
+    return _ROWS[scenario.name](scenario, runs)
+
+
+def at_least(id_: str, label: str, figure: float, unit: str, bound: float) -> Row:
+    """A figure that must be so large."""
+    return Row(id_, label, figure, unit, f">= {bound:,g} {unit}", figure >= bound)
+
+
+def below(id_: str, label: str, figure: float, unit: str, bound: float, spread: tuple[float, float] | None = None) -> Row:
+    """A figure that must be smaller. One that could not be measured, NaN, is not."""
+    return Row(id_, label, figure, unit, f"< {bound:,g} {unit}", figure < bound, spread)
+
+
+def _throughput(scenario: Scenario, runs: Sequence[Run]) -> list[Row]:
+    return [at_least("P1", "", runs[0].queryable_per_second, "events/s", THROUGHPUT)]
+
+
+def _latency(label: str) -> Callable[[Scenario, Sequence[Run]], list[Row]]:
+    def rows(scenario: Scenario, runs: Sequence[Run]) -> list[Row]:
+        found = runs[0].latency("queryable")
+        return [
+            below("P2", f"{label}p50", found.get("p50", math.nan), "ms", P50_MS),
+            below("P2", f"{label}p99", found.get("p99", math.nan), "ms", P99_MS),
+        ]
+
+    return rows
+
+
+def _single(scenario: Scenario, runs: Sequence[Run]) -> list[Row]:
+    p99 = runs[0].latency("acknowledged").get("p99", math.nan)
+    return [
+        at_least("P3", "", runs[0].acknowledged_per_second, "requests/s", SINGLE),
+        below("P3", "p99", p99, "ms", SINGLE_P99_MS),
+    ]
+
+
+def _growth(scenario: Scenario, runs: Sequence[Run]) -> list[Row]:
+    """CPU of what an event passes through, at the highest rate against the lowest."""
+    low, high = runs[0], runs[-1]
+    rise = (high.path_cpu_per_million / max(low.path_cpu_per_million, 1e-9) - 1) * 100
+    return [
+        Row(
+            "P9",
+            f"CPU per event, from {low.take.label} to {high.take.label}",
+            rise,
+            "%",
+            f"<= {GROWTH_PERCENT:g} %",
+            rise <= GROWTH_PERCENT,
+        ),
+        *(Row("P9", f"{run.take.label}, memory of the cell's process", run.peak_mib["cell"], "MiB") for run in runs),
+    ]
+
+
+def _noisy(scenario: Scenario, runs: Sequence[Run]) -> list[Row]:
+    """How much later the others' events are queryable, in each pair of runs."""
+    p99 = [(run.take.label, run.latency("queryable").get("p99", math.nan)) for run in runs]
+    pairs = [dict(p99[at : at + 2]) for at in range(0, len(p99), 2)]
+    rises = [(pair["beside"] / pair["alone"] - 1) * 100 for pair in pairs]
+    return [
+        below("P8", "p99 to queryable, with against without", statistics.median(rises), "%", NEIGHBOUR_PERCENT, (min(rises), max(rises)))
+    ]
+
+
+def _overload(scenario: Scenario, runs: Sequence[Run]) -> list[Row]:
+    run = runs[0]
+    before, during, _ = (leg.seconds for leg in scenario.legs())
+    since, until = before, before + during
+    refused = sum(run.outcomes.refused().values()) / max(1, run.sent)
+    return [
+        *(below("R1", f"p99 to {kind}", run.latency(kind, since, until).get("p99", math.nan), "ms", OVERLOAD_P99_MS) for kind in KINDS),
+        below("R1", "back to normal after", recovery_seconds(run, until), "s", RECOVERY_SECONDS),
+        below("R1", "memory of the cell's process", run.peak_mib["cell"], "MiB", OVERLOAD_MIB),
+        Row("R1", "refused", refused * 100, "% of requests"),
+    ]
+
+
+def recovery_seconds(run: Run, since: float) -> float:
+    """From second `since` until the last one in which events were refused, or queryable no sooner than promised."""
+    samples, last = run.samples, 0.0
+    edges = bisect_left(samples.due, since)
+    refused: dict[int, int] = {}
+    offered: dict[int, int] = {}
+    for due, moment in zip(samples.due[edges:], samples.acknowledged[edges:], strict=True):
+        second = int(due - since)
+        offered[second] = offered.get(second, 0) + 1
+        refused[second] = refused.get(second, 0) + math.isnan(moment)
+    for second, count in offered.items():
+        late = run.latency("queryable", since + second, since + second + 1).get("p99", 0.0) >= P99_MS
+        if late or refused[second] > _REFUSED_SHARE * count:
+            last = max(last, second + 1.0)
+    return last
+
+
+def _catchup(scenario: Scenario, runs: Sequence[Run]) -> list[Row]:
+    """How fast a backlog goes while as much as ever arrives, and whether whoever sends feels it."""
+    run = runs[0]
+    assert run.take.held is not None
+    until = run.take.held[1]
+    caught_up = caught_up_at(run, until)
+    ends = min(caught_up, run.take.load.seconds)
+    applied = run.samples.batch * sum(until < moment <= ends for moment in run.samples.queryable)
+    times = applied / max(ends - until, 1.0) / scenario.events_per_second
+    p99 = run.latency("acknowledged", until, max(ends, until + 1.0)).get("p99", math.nan)
+    return [
+        Row("R2", "processed meanwhile", times, "times the live rate", "> 1 times", times > 1 and math.isfinite(caught_up)),
+        below("R2", "p99 to acknowledged meanwhile", p99, "ms", P99_MS),
+        Row("R2", "caught up after", ends - until, "s"),
+    ]
+
+
+def caught_up_at(run: Run, since: float) -> float:
+    """The first second from `since` on whose events were queryable as soon as promised; infinite when there was none."""
+    seconds = (since + second for second in range(math.floor(run.take.load.seconds - since)))
+    return next((at for at in seconds if run.latency("queryable", at, at + 1).get("p99", math.inf) < P99_MS), math.inf)
+
+
+_ROWS: Final[Mapping[str, Callable[[Scenario, Sequence[Run]], list[Row]]]] = {
+    "throughput": _throughput,
+    "half": _latency(""),
+    "single": _single,
+    "climb": _latency("climb to ten times, "),
+    "growth": _growth,
+    "overload": _overload,
+    "noisy": _noisy,
+    "catchup": _catchup,
+}

@@ -1,0 +1,255 @@
+"""What runs show: rows that are reached or missed for the right reason, and the way into docs/validation.md."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import tempfile
+from array import array
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hdrh.histogram import HdrHistogram  # type: ignore[import-untyped]  # the package has no types
+from rich.console import Console
+
+from bench import picture, report
+from bench.cell import altered
+from bench.latency import Samples, percentiles
+from bench.outcomes import NO_ANSWER, Outcomes
+from bench.report import Played
+from bench.resources import Spent, Usage, spent
+from bench.rows import Row, recovery_seconds, rows_of
+from bench.run import Run
+from bench.scenarios import SCENARIOS, Scenario, Take
+from bench.schedule import plan
+from bench.stored import Sizes
+from bench.verdict import Verdict
+from docs import generate
+
+CPU = {"cell": 2.0, "postgres": 3.0, "envoy": 0.5, "endpoint": 0.0, "control": 9.0, "generator": 1.0}
+Latency = Callable[[float], float]
+
+
+def steadily(seconds: float) -> Latency:
+    """The same latency for everything."""
+    return lambda _: seconds
+
+
+QUICK = steadily(0.02)
+
+
+def run_of(take: Take, latency: Latency = QUICK, refused: Callable[[float], bool] = lambda _: False) -> Run:
+    """A run whose events were queryable so many seconds after they were due at a second, and acknowledged in a tenth of that."""
+    schedule = plan(take.load)
+    due, batch = schedule.first_due, take.load.batch
+    acknowledged = array("d", [math.nan if refused(at) else at + latency(at) / 10 for at in due])
+    queryable = array("d", [math.nan if refused(at) else at + latency(at) for at in due])
+    outcomes = Outcomes(acknowledged, {number: "OVERLOADED" for number, at in enumerate(due) if refused(at)}, sent=len(schedule.due))
+    events = batch * sum(not refused(at) for at in due)
+    samples = Samples(batch, due, acknowledged, queryable, schedule.stream)
+    cost = Spent({kind: seconds * events / 1e6 for kind, seconds in CPU.items()}, 0.6, 0.01)
+    verdict = Verdict(events, events, 0, 0, 0, 0)
+    return Run(take, "http", "postgres", len(due), outcomes, samples, verdict, cost, {"cell": 90.0}, Sizes(100 * events, 0, 0))
+
+
+def played(
+    name: str, *changes: Callable[[Run], Run], seconds: float = 20, rate: float | None = None, batch: int | None = None
+) -> list[Row]:
+    """The rows of a scenario whose runs are changed in turn."""
+    scenario = altered(SCENARIOS[name], rate, batch, seconds)
+    runs = [run_of(take) for take in scenario.takes()]
+    for number, change in enumerate(changes):
+        runs[number] = change(runs[number])
+    return rows_of(scenario, runs)
+
+
+def row(rows: list[Row], label: str) -> Row:
+    """The one whose label holds these words."""
+    return next(row for row in rows if label in row.label)
+
+
+def with_latency(latency: Latency) -> Callable[[Run], Run]:
+    """The same take with other latencies."""
+    return lambda run: run_of(run.take, latency)
+
+
+def test_throughput_is_what_was_queryable_in_time() -> None:
+    """Law: the promised rate is reached when it was offered and queryable at once, missed when the last events came late."""
+    (reached,) = played("throughput")
+    assert (reached.id, reached.reached) == ("P1", True)
+    assert reached.figure == pytest.approx(25_250, rel=0.01)
+    (missed,) = played("throughput", with_latency(lambda due: due * 0.2))
+    assert missed.figure == pytest.approx(25_250 / 1.2, rel=0.01)
+    assert missed.reached is False
+    assert played("throughput", rate=10_000)[0].reached is False
+
+
+@pytest.mark.parametrize("name", ["half", "climb"])
+def test_latency_is_to_queryable(name: str) -> None:
+    """Law: the median and p99 are of the time from due to queryable."""
+    rows = played(name, rate=1_000)
+    assert [(one.id, one.reached) for one in rows] == [("P2", True), ("P2", True)]
+    assert row(rows, "p99").figure == pytest.approx(20, rel=0.01)
+    slow = played(name, with_latency(lambda due: 0.9 if due > 19 else 0.02), rate=1_000)
+    assert (row(slow, "p50").reached, row(slow, "p99").reached) == (True, False)
+
+
+def test_single_requests_are_counted_when_acknowledged() -> None:
+    """Law: the rate and p99 of single requests are those of acknowledgements."""
+    rows = played("single", seconds=4)
+    assert [one.reached for one in rows] == [True, True]
+    assert row(rows, "p99").figure == pytest.approx(2, rel=0.01)
+    assert row(played("single", with_latency(steadily(1.5)), seconds=4), "p99").reached is False
+
+
+def test_growth_compares_what_an_event_costs() -> None:
+    """Law: the rise is of CPU per event on its path, from the lowest rate to the highest; the generator's and the control plane's
+    do not count."""
+    assert played("growth", seconds=4)[0].figure == pytest.approx(0, abs=0.01)
+
+    def dearer(kind: str) -> Callable[[Run], Run]:
+        def change(run: Run) -> Run:
+            more = {**run.spent.seconds, kind: run.spent.seconds[kind] * 1.5}
+            return replace(run, spent=replace(run.spent, seconds=more))
+
+        return change
+
+    def keep(run: Run) -> Run:
+        return run
+
+    rises = {kind: played("growth", keep, keep, dearer(kind), seconds=4)[0] for kind in CPU}
+    assert rises["postgres"].figure == pytest.approx(1.5 / 5.5 * 100)
+    assert [kind for kind in CPU if rises[kind].reached is False] == ["cell", "postgres"]
+    assert rises["generator"].figure == rises["control"].figure == pytest.approx(0, abs=0.01)
+
+
+def test_a_neighbour_is_felt_or_not() -> None:
+    """Law: the figure is the median over pairs of how much p99 rose beside the neighbour, whichever came first in a pair."""
+    scenario = altered(SCENARIOS["noisy"], None, None, 4)
+    takes = list(scenario.takes())
+    assert [take.label for take in takes[:4]] == ["alone", "beside", "beside", "alone"]
+    factors = iter((1.1, 1.3, 1.0, 1.15, 9.0))
+    runs = [run_of(take, steadily(0.02 * (next(factors) if take.label == "beside" else 1.0))) for take in takes]
+    (found,) = rows_of(scenario, runs)
+    assert found.figure == pytest.approx(15, abs=0.5)
+    assert found.spread == pytest.approx((0, 800), abs=5)
+    assert found.reached is True
+
+
+def overloaded(late: Latency, refused: Callable[[float], bool]) -> list[Row]:
+    """Twice the rate from second 5 to 15 of 20."""
+    return played("overload", lambda run: run_of(run.take, late, refused), rate=2_000, batch=10)
+
+
+def test_overload_sheds_and_recovers() -> None:
+    """Law: what is accepted stays quick, what is refused is a share, and normal is when neither refusals nor lateness are left."""
+    rows = overloaded(steadily(0.2), lambda due: 5 <= due < 17 and int(due * 1_000) % 2 == 0)
+    assert row(rows, "p99 to queryable").reached is True
+    assert row(rows, "back to normal").figure == 2
+    assert 20 < row(rows, "refused").figure < 60
+    late = overloaded(lambda due: 1.5 if 5 <= due < 15 else 0.8 if due < 17.5 else 0.1, lambda _: False)
+    assert row(late, "p99 to queryable").reached is False
+    assert row(late, "back to normal").figure == 3
+    never = overloaded(lambda due: 0.1 if due < 15 else 0.8, lambda _: False)
+    assert row(never, "back to normal").reached is False
+    assert recovery_seconds(run_of(next(iter(SCENARIOS["half"].takes()))), 0) == 0
+
+
+def test_a_backlog_is_caught_up() -> None:
+    """Law: between the end of the hold and the first second that is as quick as promised, more is processed than arrives."""
+
+    def held(due: float) -> float:
+        """Held back from second 4 to 10; from then on everything is gone through at three times the live rate."""
+        return max(0.02, 10 + (due - 4) / 3 - due) if due >= 4 else 0.02
+
+    rows = played("catchup", with_latency(held), rate=1_000)
+    assert row(rows, "caught up after").figure == pytest.approx(3, abs=1)
+    assert row(rows, "processed").figure == pytest.approx(3, rel=0.2)
+    assert row(rows, "processed").reached is True
+    never = played("catchup", with_latency(lambda due: 6.0 if due > 4 else 0.02), rate=1_000)
+    assert row(never, "processed").reached is False
+
+
+def test_a_run_that_lost_something_is_void() -> None:
+    """Law: the page says so, and names a machine that others used, and a run that was shorter than promised."""
+    scenario = altered(SCENARIOS["half"], 1_000, None, 4)
+    good = [run_of(take) for take in scenario.takes()]
+    bad = [replace(run, verdict=replace(run.verdict, missing=1), spent=replace(run.spent, others_share=0.5)) for run in good]
+    assert "VOID" not in said(scenario, good)
+    assert "VOID: events differ; disturbed machine; short run" in said(scenario, bad)
+
+
+def said(scenario: Scenario, runs: list[Run]) -> str:
+    """The figures of P2 in docs/validation.md, when the runs are written where benches write."""
+    one = Played(scenario, runs, rows_of(scenario, runs), "python -m bench.cell --scenario half", short=True)
+    with tempfile.TemporaryDirectory() as folder:
+        report.write(Path(folder) / "half.json", report.document([one]))
+        page = generate.validation(Path(folder))
+    return "\n".join(line for line in page.splitlines() if line.startswith("| P2 "))
+
+
+def test_the_page_names_what_was_measured() -> None:
+    """Law: each row of a document is a row of its promise, with protocol, target and command."""
+    scenario = altered(SCENARIOS["half"], 1_000, None, 4)
+    page = said(scenario, [run_of(take) for take in scenario.takes()])
+    assert "| http, p50: 20 ms; short run | `python -m bench.cell --scenario half` |" in page
+    assert "| http, p99: 20 ms; short run |" in page
+
+
+def test_what_was_measured_nowhere_is_said() -> None:
+    """Law: a figure of a run in which nothing happened is missing, not zero, and its target is missed."""
+    scenario = altered(SCENARIOS["half"], 1_000, None, 4)
+    runs = [run_of(take, refused=lambda _: True) for take in scenario.takes()]
+    assert "http, p99: none; VOID: events differ; missed" in said(scenario, runs)
+
+
+def test_a_run_tells_what_became_of_everything() -> None:
+    """Law: events are counted once each: acknowledged, rejected by code, failed; and what is read again is what was written."""
+    take = next(SCENARIOS["half"].takes())
+    run = run_of(take, refused=lambda due: due < 1)
+    run.outcomes.refusals[0] = NO_ANSWER
+    told = run.json()
+    requests = sum(due < 1 for due in run.samples.due)
+    assert (told["failed"], told["rejected"]) == (100, {"OVERLOADED": (requests - 1) * 100})
+    assert told["sent"] == requests * 100 + int(str(told["acknowledged"]))
+    assert told["repeats"] == round(0.02 * run.sent) * 100
+    assert told["cpu_seconds_per_million"] == CPU
+    histogram = HdrHistogram.decode(told["queryable_histogram_us"])
+    assert percentiles(histogram) == told["queryable_ms"]
+
+
+def test_strangers_are_what_is_left_of_a_busy_machine() -> None:
+    """Law: CPU that the kernel saw busy and that is not ours was others'."""
+    cores = os.cpu_count() or 1
+    found = spent(Usage({"cell": 1.0}, 10.0, 0.0), Usage({"cell": 3.0}, 10.0 + 5.0 * cores, 10.0))
+    assert found.seconds == {"cell": 2.0}
+    assert found.machine_share == pytest.approx(0.5)
+    assert found.others_share == pytest.approx((5.0 * cores - 2.0) / (10.0 * cores))
+
+
+def test_a_picture_is_drawn(tmp_path: Path) -> None:
+    """Law: the same runs make the same SVG, in which each run and each kind of process is named; runs without a sample do no harm."""
+    scenario = altered(SCENARIOS["growth"], None, None, 4)
+    runs = [run_of(take) for take in scenario.takes()]
+    runs[0] = run_of(runs[0].take, refused=lambda _: True)
+    for name in ("one", "two"):
+        picture.draw(tmp_path / f"{name}.svg", "growth, http", runs)
+    text = (tmp_path / "one.svg").read_text()
+    assert text == (tmp_path / "two.svg").read_text()
+    assert all(word in text for word in ("25,000/s, queryable p99", "latency by percentile", "envoy", "generator"))
+
+
+def test_tables_are_shown() -> None:
+    """Law: a run and its rows are told on a terminal, the void one in words that nobody overlooks."""
+    scenario = altered(SCENARIOS["half"], 1_000, None, 4)
+    run = run_of(next(scenario.takes()))
+    bad = replace(run, verdict=replace(run.verdict, doubled=1))
+    console = Console(width=140, record=True, file=io.StringIO())
+    report.show_run(console, run)
+    assert "VOID" not in console.export_text(clear=False)
+    report.show_run(console, bad)
+    report.show_rows(console, [Played(scenario, [bad], rows_of(scenario, [bad]), "", short=True)])
+    assert console.export_text().count("VOID") == 3
