@@ -19,6 +19,7 @@ import asyncpg
 
 from cells.storage import dedup, identity, metrics, own, tally, traits
 from cells.storage.postgres import APPLY_BOUNDS, EVENT_COLUMNS, INDEX_PLANS, Connection, Session
+from cells.storage.postgres_convert import Converter
 from cells.storage.sql import sql
 from cells.storage.store import LedgerRow
 from kernel.clock import Clock, Micros, day_of
@@ -129,9 +130,11 @@ class PostgresStore:
             await self._learn_homes(connection)
 
     async def maintain(self) -> None:
-        """Makes the day partitions ahead of now, so that no apply has to wait for one. Idempotent; call it every few hours."""
+        """Makes the day partitions ahead of now, so that no apply has to wait for one, and moves what the previous version stored.
+        Idempotent; call it every few hours."""
         async with self._session.connection(APPLY_SECONDS_MAX) as connection:
             await connection.execute(sql("maintain"), day_of(self._clock.now()))
+        await Converter(self._session, self._clock, self._meter).run()
 
     async def apply(self, apply: Apply, deadline: float) -> Outcome:
         """See the port."""

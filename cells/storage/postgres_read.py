@@ -15,6 +15,7 @@ import asyncpg
 
 from cells.eventlog import codec
 from cells.eventlog.envelope import Envelope
+from cells.storage.convert import partition_of
 from cells.storage.held import HELD_RECORDS_MAX, ordinal_in
 from cells.storage.postgres import EVENT_COLUMNS, QUERY_BOUNDS, READ_PLANS, RECORD_COLUMNS, Connection, Session
 from cells.storage.profile import profile_of
@@ -121,7 +122,7 @@ async def _joined(connection: Connection, home: str, rows: Sequence[asyncpg.Reco
     for first in range(0, len(keys), _RECORDS_AT_ONCE):
         for found in await connection.fetch(sql("records", home), *zip(*keys[first : first + _RECORDS_AT_ONCE], strict=True)):
             key, body = _key(found), codec.decode(found["body"])
-            records[key] = (_record_row(found)._replace(body=b""), Micros(found["stored_at"]))
+            records[key] = (_record_row(found), Micros(found["stored_at"]))
             envelopes |= {(key, ordinal): body.envelopes[ordinal] for ordinal in wanted[key]}
             await asyncio.sleep(0)
     return [Stored(_event_row(row), records[_key(row)][0], envelopes[_key(row), row["ordinal"]], records[_key(row)][1]) for row in rows]
@@ -132,8 +133,8 @@ def _key(row: asyncpg.Record) -> _Key:
 
 
 def _event_row(row: asyncpg.Record) -> EventRow:
-    return EventRow(*(row[column] for column in EVENT_COLUMNS))
+    return EventRow(*(row[column] for column in EVENT_COLUMNS))._replace(partition=partition_of(row["partition"]))
 
 
 def _record_row(row: asyncpg.Record) -> RecordRow:
-    return RecordRow(*(row[column] for column in RECORD_COLUMNS))
+    return RecordRow(*(row[column] for column in RECORD_COLUMNS))._replace(partition=partition_of(row["partition"]), body=b"")

@@ -175,6 +175,23 @@ async def test_the_apply_role_may_not_remove(apply: asyncpg.Connection, statemen
         await apply.execute(statement)
 
 
+async def test_the_previous_versions_events_may_be_moved_away_by_the_apply_role_alone(
+    filled: Dsns, query: asyncpg.Connection, apply: asyncpg.Connection
+) -> None:
+    """From the table that they stand in, whatever schema it is of; nobody else removes them, and nothing else is removed."""
+    assert await apply.execute("DELETE FROM tenants.event") == "DELETE 0"
+    assert await apply.fetchval("SELECT cell.dedicate('globex')") == "tenant_globex"
+    assert await apply.execute("DELETE FROM tenant_globex.event") == "DELETE 0"
+    audit = await asyncpg.connect(filled.audit)
+    for connection in (query, audit):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.execute("DELETE FROM tenants.event")
+    await audit.close()
+    for table in TABLES:
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await apply.execute(f"DELETE FROM tenants.{table}")  # noqa: S608  # the test's own text
+
+
 @pytest.mark.parametrize("statement", ["UPDATE cell.audit SET actor = 'x'", "DELETE FROM cell.audit", "TRUNCATE cell.audit"])
 async def test_the_audit_role_only_adds(filled: Dsns, statement: str) -> None:
     """The service itself cannot rewrite its audit chain, nor read events."""

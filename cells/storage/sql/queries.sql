@@ -1,5 +1,63 @@
 -- Every statement of the store, by name. `{home}` is the quoted tenant schema. Loaded by cells/storage/sql/__init__.py.
 
+-- name: homes
+-- The tenant schemas.
+SELECT nspname AS home FROM pg_namespace WHERE nspname = 'tenants' OR starts_with(nspname, 'tenant_') ORDER BY nspname
+
+-- name: convert_lock
+-- Until the transaction ends, nobody else converts; false when somebody does.
+SELECT pg_try_advisory_xact_lock($1)
+
+-- name: any_old_event
+-- Whether the table of events that hold their own text has any left.
+SELECT EXISTS (SELECT FROM {home}.event)
+
+-- name: old_days
+-- The days that this table has a partition for: (schema).
+SELECT $1::text AS home, to_date(right(leaf.relname, 8), 'YYYYMMDD') AS day
+FROM pg_inherits JOIN pg_class leaf ON leaf.oid = inhrelid JOIN pg_class parent ON parent.oid = inhparent
+WHERE parent.relname = 'event' AND parent.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1)
+ORDER BY day
+
+-- name: old_events
+-- Some of a day, in the order in which they lie: (day, behind this place, limit). By place, since what a transaction before this one
+-- took away would be walked over again in any index.
+SELECT ctid, tenant, message_id, received_day, received_at, event_at, stored_at, epoch, log_offset, content_hash, partition, ordinal,
+       type, name, user_id, anonymous_id, group_id, source, cell, payload
+FROM {home}.event WHERE received_day = $1 AND ctid > $2 LIMIT $3
+
+-- name: drop_old_events
+-- Takes these away: (day, their places).
+DELETE FROM {home}.event WHERE received_day = $1 AND ctid = ANY ($2::tid[])
+
+-- name: taken_places
+-- Which of these records exist: (day, partitions, offsets).
+SELECT r.partition, r.log_offset
+FROM unnest($2::int[], $3::bigint[]) AS asked (partition, log_offset) JOIN {home}.record r USING (partition, log_offset)
+WHERE r.received_day = $1
+
+-- name: keep_rows
+-- Event rows, in key order as an apply stores them; answers with the keys that nobody had stored.
+INSERT INTO {home}.event_row (
+    tenant, message_key, received_day, event_at, partition, log_offset, ordinal, content_hash, type, name, user_id, anonymous_id, group_id, source
+)
+SELECT * FROM unnest(
+    $1::text[], $2::bytea[], $3::date[], $4::bigint[], $5::int[], $6::bigint[], $7::int[], $8::bigint[], $9::text[], $10::text[], $11::text[],
+    $12::text[], $13::text[], $14::text[]
+) AS new (
+    tenant, message_key, received_day, event_at, partition, log_offset, ordinal, content_hash, type, name, user_id, anonymous_id, group_id, source
+)
+ORDER BY new.message_key
+ON CONFLICT DO NOTHING
+RETURNING message_key
+
+-- name: keep_pieces
+-- Records that were put together from events, each with the time when these became queryable.
+INSERT INTO {home}.record (tenant, received_day, partition, log_offset, received_at, epoch, cell, source, events, body, stored_at)
+SELECT * FROM unnest(
+    $1::text[], $2::date[], $3::int[], $4::bigint[], $5::bigint[], $6::bigint[], $7::text[], $8::text[], $9::int[], $10::bytea[], $11::bigint[]
+)
+
 -- name: positions
 -- The next offset of each partition.
 SELECT partition, next_offset FROM cell.position WHERE next_offset > 0

@@ -49,6 +49,8 @@ BEGIN
     PERFORM cell.isolate(format('%I.event_row', name));
     -- What an event is found by never changes.
     EXECUTE format('REVOKE UPDATE ON %I.event_row FROM df_apply', name);
+    -- For moving events away. The right ends with the table; what they are moved to, nobody may remove.
+    EXECUTE format('GRANT DELETE ON %I.event TO df_apply', name);
 END $$;
 
 -- Makes the partition `relation`_<day> of a relation. One of event rows takes COPY, which row-level security refuses: so it has none, and the
