@@ -51,16 +51,25 @@ def sift(rows: Iterable[EventRow], found: Iterable[Found], begins: date) -> Sift
     fresh: list[EventRow] = []
     repeated: list[EventRow] = []
     conflicts = 0
+    before: EventRow | None = None
     for row in ordered:
-        earlier = stored.setdefault(row.message_key, [])
-        first = _first(row, earlier, begins) if earlier else None
-        if first is None:
-            fresh.append(row)
-            earlier.append(Found(row.message_key, row.received_day, row.content_hash))
-        else:
+        if before is not None and before.message_key == row.message_key:
+            stored.setdefault(row.message_key, [_as_found(before)])  # the first of them was new
+        earlier = stored.get(row.message_key)
+        before = row
+        first = _first(row, earlier, begins) if earlier is not None else None
+        if first is not None:
             repeated.append(row)
             conflicts += first.content_hash != row.content_hash
+            continue
+        fresh.append(row)
+        if earlier is not None:
+            earlier.append(_as_found(row))
     return Sifted(fresh, repeated, conflicts)
+
+
+def _as_found(row: EventRow) -> Found:
+    return Found(row.message_key, row.received_day, row.content_hash)
 
 
 def _first(row: EventRow, earlier: Sequence[Found], begins: date) -> Found | None:
