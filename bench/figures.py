@@ -42,6 +42,8 @@ async def _one(bench: Bench, scenario: Scenario, teller: Teller, output: Path) -
     name = scenario.name + ("-kafka" if bench.log == "kafka" else "")
     for protocol in scenario.protocols:
         command = f"python -m bench.cell --scenario {scenario.name} --protocol {protocol} --seconds {short.seconds:g}"
+        if short.events_per_second != SCENARIOS[scenario.name].events_per_second:
+            command += f" --rate {short.events_per_second:g}"
         command += " --log kafka" if bench.log == "kafka" else ""
         found.append(await play(bench, short, How(protocol, warmup_seconds=_WARMUP_SECONDS), teller, command, short=True))
         picture.draw(output / f"{name}-{protocol}.svg", f"{scenario.name}, {protocol}, log in {bench.log}", found[-1].shown)
@@ -52,11 +54,13 @@ async def _one(bench: Bench, scenario: Scenario, teller: Teller, output: Path) -
 @click.command()
 @click.option("--log", type=click.Choice(LOGS), default="postgres", show_default=True, help="where the cell's event log is")
 @click.option("--only", type=click.Choice(tuple(SCENARIOS)), multiple=True, help="these alone")
+@click.option("--scale", default=1.0, show_default=True, help="the share of each rate that is offered: a look at whether it all works")
 @click.option("--output", type=click.Path(path_type=Path), default=OUTPUT, show_default=True)
-def main(log: Log, only: tuple[str, ...], output: Path) -> None:
+def main(log: Log, only: tuple[str, ...], scale: float, output: Path) -> None:
     """The figures of docs/validation.md."""
     console = Console(width=120)
-    scenarios = [SCENARIOS[name] for name in only] or list(SCENARIOS.values())
+    chosen = [SCENARIOS[name] for name in only] or list(SCENARIOS.values())
+    scenarios = [replace(scenario, events_per_second=scenario.events_per_second * scale) for scenario in chosen]
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         played = runner.run(_all(scenarios, log, Teller(console), output))
     report.show_rows(console, played)

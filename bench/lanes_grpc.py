@@ -107,22 +107,21 @@ class GrpcLane(Lane):
         self._connection_window = _WINDOW
         self._rest = memoryview(b"")
         self._message = b""
+        self._verdict: str | None = None
         self._leaving = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the event loop."""
         super().connection_made(transport)
-        assert self.transport is not None
-        self.transport.write(_PREFACE)
+        self._write((_PREFACE,))
 
     def send(self, tenant: int, path: bytes, body: bytes) -> None:
         """See Lane."""
-        assert self.transport is not None
         self._stream += 2
         self._window, self._message = self._initial_window, b""
         block = self._heads[tenant]
         self._rest = memoryview(b"\x00" + len(body).to_bytes(4, "big") + body)
-        self.transport.writelines([_head(len(block), _HEADERS, _END_HEADERS, self._stream), block, *self._fitting()])
+        self._write([_head(len(block), _HEADERS, _END_HEADERS, self._stream), block, *self._fitting()])
 
     def _fitting(self) -> list[bytes | memoryview]:
         """As many DATA frames as the windows take."""
@@ -146,29 +145,29 @@ class GrpcLane(Lane):
             self._take(kind, flags, stream, data[at + _HEAD_BYTES : end])
             at = end
         self._data = data[at:]
+        self._conclude()
 
     def _take(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
         """One frame."""
         if kind in (_SETTINGS, _WINDOW_UPDATE, _PING, _GOAWAY):
             self._manage(kind, flags, stream, payload)
-        elif stream != self._stream:
+        elif stream != self._stream or self._verdict is not None:
             return
         elif kind == _DATA:
             self._message += payload
         elif kind == _RST_STREAM:
-            self._end(NO_ANSWER)
+            self._verdict = NO_ANSWER
         elif kind == _HEADERS and flags & _END_STREAM:
-            self._end(verdict_of(status_of(payload), self._message))
+            self._verdict = verdict_of(status_of(payload), self._message)
 
     def _manage(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
         """What concerns the connection, and windows."""
-        assert self.transport is not None
         if kind == _GOAWAY:
             self._leaving = True
         elif kind == _PING and not flags & _ACK:
-            self.transport.write(_head(len(payload), _PING, _ACK, 0) + payload)
+            self._write((_head(len(payload), _PING, _ACK, 0), payload))
         elif kind == _SETTINGS and not flags & _ACK:
-            self.transport.write(_head(0, _SETTINGS, _ACK, 0))
+            self._write((_head(0, _SETTINGS, _ACK, 0),))
             settings = dict(struct.iter_unpack(">HI", payload))
             self._grow(settings.get(_INITIAL_WINDOW_SIZE, self._initial_window) - self._initial_window, 0)
             self._initial_window = settings.get(_INITIAL_WINDOW_SIZE, self._initial_window)
@@ -179,12 +178,19 @@ class GrpcLane(Lane):
     def _grow(self, stream: int, connection: int) -> None:
         self._window += stream
         self._connection_window += connection
-        if self.transport is not None and self._rest:
-            self.transport.writelines(self._fitting())
+        if self._rest:
+            self._write(self._fitting())
 
-    def _end(self, verdict: str) -> None:
-        """A stream that was answered before it was sent as a whole cannot be followed by another one here."""
-        if self._rest or self._leaving:
+    def _write(self, chunks: Sequence[bytes | memoryview]) -> None:
+        if self.transport is not None:
+            self.transport.writelines(chunks)
+
+    def _conclude(self) -> None:
+        """Tells the verdict once all that came with it is known: after a goodbye, or when the request was answered before all of it was
+        sent, no other one can follow here."""
+        verdict, self._verdict = self._verdict, None
+        if (self._leaving and self.request is None) or (verdict is not None and (self._leaving or self._rest)):
             self._rest = memoryview(b"")
             self.retire()
-        self.tell(verdict)
+        if verdict is not None:
+            self.tell(verdict)

@@ -7,7 +7,6 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Final, Literal
 
 from hdrh.histogram import HdrHistogram  # type: ignore[import-untyped]  # the package has no types
@@ -35,8 +34,9 @@ class Samples:
     def histogram(self, kind: Kind, since: float = 0.0, until: float = math.inf, stream: int = 0) -> HdrHistogram:
         """Of events that were due in `since` <= second < `until`, from there to what `kind` says; those that never were are left out."""
         histogram = HdrHistogram(1, _MICROS_MAX, _DIGITS)
-        for due, moment, of in zip(self.due, self.moments(kind), self.stream, strict=True):
-            if since <= due < until and of == stream and not math.isnan(moment):
+        part = slice(bisect_left(self.due, since), bisect_left(self.due, until))
+        for due, moment, of in zip(self.due[part], self.moments(kind)[part], self.stream[part], strict=True):
+            if of == stream and not math.isnan(moment):
                 histogram.record_value(min(_MICROS_MAX, max(1, round((moment - due) * 1e6))), self.batch)
         return histogram
 
@@ -54,12 +54,8 @@ class Samples:
 
     def by_second(self, kind: Kind) -> Iterator[tuple[int, dict[str, float]]]:
         """The percentiles, in milliseconds, of what the first stream had due in each second."""
-        last = int(self.due[-1]) if self.due else -1
-        edges = [bisect_left(self.due, second) for second in range(last + 2)]
-        for second, (begin, end) in enumerate(pairwise(edges)):
-            due, moments = self.due[begin:end], self.moments(kind)[begin:end]
-            part = Samples(self.batch, due, moments, moments, self.stream[begin:end])
-            yield second, percentiles(part.histogram(kind))
+        for second in range(int(self.due[-1]) + 1 if self.due else 0):
+            yield second, percentiles(self.histogram(kind, second, second + 1))
 
 
 def percentiles(histogram: HdrHistogram) -> dict[str, float]:

@@ -32,7 +32,7 @@ from bench.workload import RUN_CHARS, Bodies, Protocol
 
 Sabotage = Literal["", "loss", "double", "pause"]
 _APPLY_SECONDS_MAX: Final = 300.0
-_SETTLED_SECONDS: Final = 2.0
+_REST_SECONDS: Final = 2.0
 _LOOK_SECONDS: Final = 0.25
 _PAUSE_SECONDS: Final = 1.0
 
@@ -96,16 +96,17 @@ async def _sizes(bench: Bench, connection: asyncpg.Connection[asyncpg.Record]) -
 
 
 async def _wait_until_applied(connection: asyncpg.Connection[asyncpg.Record], given: int, outcomes: Outcomes, batch: int) -> bool:
-    """Until the store was given every sending that was acknowledged. What was not may be in the log as well, and come in between: then
-    the store has to come to rest."""
+    """Until the store was given every sending that was acknowledged. What was not may be in the log as well and come in between: then
+    the store has to come to rest besides."""
     wanted = given + outcomes.sendings[ACKNOWLEDGED] * batch
+    rest = 0.0 if outcomes.sendings[ACKNOWLEDGED] == outcomes.sent else _REST_SECONDS
     deadline = time.monotonic() + _APPLY_SECONDS_MAX
     last, since = -1, time.monotonic()
     while time.monotonic() < deadline:
         found = await stored.applied(connection)
         if found != last:
             last, since = found, time.monotonic()
-        if found == wanted or (found > wanted and time.monotonic() - since > _SETTLED_SECONDS):
+        if found >= wanted and time.monotonic() - since >= rest:
             return True
         await asyncio.sleep(_LOOK_SECONDS)
     return False

@@ -114,9 +114,11 @@ def show_rows(console: Console, played: Sequence[Played]) -> None:
         for row in one.rows:
             label = f"{one.runs[0].protocol}{', ' if row.label else ''}{row.label}"
             word = "[red]VOID[/red]" if not one.holds else {True: "reached", False: "[red]missed[/red]", None: ""}[row.reached]
-            notes = (word, *(["disturbed"] if any(run.disturbed for run in one.runs) else []), *(["short"] if one.short else []))
+            notes = (word, "disturbed" if any(run.disturbed for run in one.runs) else "", "short" if one.short else "")
             spread = "" if row.spread is None else f" ({row.spread[0]:,.3g} to {row.spread[1]:,.3g})"
-            table.add_row(one.scenario.name, f"{row.id} {label}", row.target, f"{row.figure:,.4g} {row.unit}{spread}", ", ".join(notes))
+            table.add_row(
+                one.scenario.name, f"{row.id} {label}", row.target, f"{row.figure:,.4g} {row.unit}{spread}", ", ".join(filter(None, notes))
+            )
     console.print(table)
 
 

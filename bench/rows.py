@@ -12,6 +12,7 @@ from typing import Final
 from bench.latency import KINDS
 from bench.run import Run
 from bench.scenarios import Scenario
+from kernel.errors import Reason
 
 THROUGHPUT: Final = 25_000.0
 SINGLE: Final = 2_500.0
@@ -23,6 +24,8 @@ OVERLOAD_MIB: Final = 512.0
 RECOVERY_SECONDS: Final = 5.0
 NEIGHBOUR_PERCENT: Final = 20.0
 GROWTH_PERCENT: Final = 10.0
+# What says that there is too much, and when to come again.
+SHED: Final = frozenset({reason.name for reason in Reason if reason.spec.http == 429} | {"RESOURCE_EXHAUSTED"})
 _REFUSED_SHARE: Final = 0.01  # of a second's events, from which on it is no normal second
 
 
@@ -111,12 +114,14 @@ def _overload(scenario: Scenario, runs: Sequence[Run]) -> list[Row]:
     run = runs[0]
     before, during, _ = (leg.seconds for leg in scenario.legs())
     since, until = before, before + during
-    refused = sum(run.outcomes.refused().values()) / max(1, run.sent)
+    refused, sent = run.outcomes.refused(), max(1, run.sent)
+    otherwise = 100 * sum(requests for code, requests in refused.items() if code not in SHED) / sent
     return [
         *(below("R1", f"p99 to {kind}", run.latency(kind, since, until).get("p99", math.nan), "ms", OVERLOAD_P99_MS) for kind in KINDS),
         below("R1", "back to normal after", recovery_seconds(run, until), "s", RECOVERY_SECONDS),
         below("R1", "memory of the cell's process", run.peak_mib["cell"], "MiB", OVERLOAD_MIB),
-        Row("R1", "refused", refused * 100, "% of requests"),
+        Row("R1", "refused", 100 * refused.total() / sent, "% of requests"),
+        Row("R1", "refused, but not with 429 or RESOURCE_EXHAUSTED", otherwise, "% of requests", "0 %", otherwise == 0),
     ]
 
 
@@ -141,23 +146,26 @@ def _catchup(scenario: Scenario, runs: Sequence[Run]) -> list[Row]:
     """How fast a backlog goes while as much as ever arrives, and whether whoever sends feels it."""
     run = runs[0]
     assert run.take.held is not None
-    until = run.take.held[1]
-    caught_up = caught_up_at(run, until)
-    ends = min(caught_up, run.take.load.seconds)
-    applied = run.samples.batch * sum(until < moment <= ends for moment in run.samples.queryable)
-    times = applied / max(ends - until, 1.0) / scenario.events_per_second
-    p99 = run.latency("acknowledged", until, max(ends, until + 1.0)).get("p99", math.nan)
+    since = run.take.held[1]
+    until = caught_up_at(run, since)
+    applied = run.samples.batch * sum(since < moment <= until for moment in run.samples.queryable)
+    times = applied / max(until - since, 1e-9) / scenario.events_per_second
+    p99 = run.latency("acknowledged", since, max(until, since + 1.0)).get("p99", math.nan)
     return [
-        Row("R2", "processed meanwhile", times, "times the live rate", "> 1 times", times > 1 and math.isfinite(caught_up)),
+        Row("R2", "processed meanwhile", times, "times the live rate", "> 1 times", times > 1 and until < run.take.load.seconds),
         below("R2", "p99 to acknowledged meanwhile", p99, "ms", P99_MS),
-        Row("R2", "caught up after", ends - until, "s"),
+        Row("R2", "caught up after", until - since, "s"),
     ]
 
 
 def caught_up_at(run: Run, since: float) -> float:
-    """The first second from `since` on whose events were queryable as soon as promised; infinite when there was none."""
-    seconds = (since + second for second in range(math.floor(run.take.load.seconds - since)))
-    return next((at for at in seconds if run.latency("queryable", at, at + 1).get("p99", math.inf) < P99_MS), math.inf)
+    """The moment at which all that was due before second `since` is queryable, and what is due then as soon as promised again; the
+    run's end when that never came."""
+    samples, end = run.samples, run.take.load.seconds
+    backlog = samples.queryable[: bisect_left(samples.due, since)]
+    seconds = (since + second for second in range(math.floor(end - since)))
+    calm = next((at for at in seconds if run.latency("queryable", at, at + 1).get("p99", math.inf) < P99_MS), end)
+    return max(calm, since, *backlog)
 
 
 _ROWS: Final[Mapping[str, Callable[[Scenario, Sequence[Run]], list[Row]]]] = {

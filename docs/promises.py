@@ -127,7 +127,7 @@ PRESSED: Final = (
     Promise(
         "R1",
         "twice of what is sustainable arrives",
-        "what is accepted keeps p99 < 1 s, the rest is refused with a code; memory < 512 MiB; normal again within 5 s",
+        "what is accepted keeps p99 < 1 s, the rest is refused with 429 or RESOURCE_EXHAUSTED; memory < 512 MiB; normal again within 5 s",
         "python -m bench.cell --scenario overload",
     ),
     Promise(

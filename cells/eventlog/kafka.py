@@ -60,7 +60,7 @@ class KafkaLog:
 
     async def append(self, partition: int, record: Record, deadline: float) -> int:
         """The record's offset, once enough brokers have it."""
-        if len(record.body) > limits.RECORD_BYTES_MAX:
+        if len(record.body) > limits.RECORD_BYTES_MAX or record.events > limits.RECORD_EVENTS_MAX:
             raise Failure(Reason.RECORD_TOO_LARGE)
         if self._size > self._bytes_max:
             raise Failure(Reason.LOG_FULL, retry_after_seconds=10)

@@ -3,11 +3,15 @@
 The broker holds a fetch that finds nothing until a record arrives, so nobody polls. A reader that goes on where it stopped is given the
 rest of the last answer first, for the broker sends whole batches: that is all that is read ahead. Each fetch under way has a line of its
 own; there are few, and whoever comes when all are busy waits for one.
+
+What is not ours stands in nobody's way: it is given, whole, as one event of UNREADABLE in a body that no codec decodes. A record that
+not even Kafka's format explains takes the rest of its batch with it, which is of the same writer.
 """
 
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final
 
@@ -15,13 +19,15 @@ from aiokafka.errors import KafkaError
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.record.memory_records import MemoryRecords
 
-from cells.eventlog import headers
+from cells.eventlog import codec, headers
 from cells.eventlog.kafka_brokers import ANSWER_SECONDS, Brokers, View
 from cells.eventlog.kafka_line import Line, told
-from cells.eventlog.log import Bounds, Entry
+from cells.eventlog.log import Bounds, Entry, Record
 from kernel import limits
 from kernel.clock import Clock, Micros
+from kernel.epoch import FIRST_EPOCH
 from kernel.errors import Failure, Reason
+from kernel.ids import UNREADABLE, CellId, SourceId
 
 READERS_MAX: Final = 4
 # What one answer may hold, whatever the caller would take; the rest is the next fetch's. Kafka counts whole batches, the caller bodies.
@@ -32,6 +38,8 @@ _HELD_SECONDS: Final = 10.0
 _PAUSE_SECONDS: Final = 0.05
 _OUT_OF_RANGE: Final = 1
 _UNCOMMITTED: Final = 0
+# What stands before a batch: its first offset and the length of what follows.
+_HEAD: Final = struct.Struct(">qi")
 
 
 class _Rest:
@@ -63,21 +71,42 @@ class _Rest:
 
     def _read(self, data: bytes, wanted: int) -> Iterator[Entry]:
         try:
-            batches = MemoryRecords(data)
+            batches, at = MemoryRecords(data), 0
             while batches.has_next():
                 batch = batches.next_batch()
+                start, at = at, at + _HEAD.size + _HEAD.unpack_from(data, at)[1]
                 if not batch.validate_crc():
                     raise Failure(Reason.UNDECODABLE_RECORD, f"{self._where}: a batch behind offset {self.following} is damaged")
                 # A control batch is Kafka's own: the end of a transaction that somebody else made.
-                ours = () if batch.is_control_batch else batch
-                yield from (self._entry(one) for one in ours if one.offset >= wanted)
+                if not batch.is_control_batch:
+                    yield from (entry for entry in self._entries_of(batch, data[start:at]) if entry.offset >= wanted)
                 self.end = max(self.end, batch.next_offset)
         except KafkaError as error:
             raise Failure(Reason.UNDECODABLE_RECORD, f"{self._where}, from offset {self.following}: {error}") from error
 
+    def _entries_of(self, batch: Any, data: bytes) -> Iterator[Entry]:
+        try:
+            records = iter(batch)
+            while (one := next(records, None)) is not None:
+                yield self._entry(one)
+        except (KafkaError, UnicodeDecodeError) as error:
+            at = Micros(batch.max_timestamp * 1_000)
+            yield Entry(batch.next_offset - 1, at, _unreadable(at, f"{self._where}, a whole batch: {error}", None, data, ()))
+
     def _entry(self, one: Any) -> Entry:
-        record = headers.unpack(one.key, one.value, one.headers, f"{self._where}, offset {one.offset}")
-        return Entry(one.offset, Micros(one.timestamp * 1_000), record)
+        at = Micros(one.timestamp * 1_000)
+        try:
+            record = headers.unpack(one.key, one.value, one.headers, f"{self._where}, offset {one.offset}")
+            why = headers.forged(record)
+        except Failure as failure:
+            why = failure.detail
+        return Entry(one.offset, at, record if why is None else _unreadable(at, why, one.key, one.value, one.headers))
+
+
+def _unreadable(at: Micros, why: str, key: bytes | None, value: bytes | None, held: headers.Headers) -> Record:
+    """Nothing that the record says of itself is believed, its time apart, which the broker has looked at."""
+    body = codec.foreign(why, key, value, held)
+    return Record(UNREADABLE, SourceId(""), CellId(""), FIRST_EPOCH, Micros(max(0, at)), 1, "", body)
 
 
 class _Reader:

@@ -27,7 +27,8 @@ Known differences: `memory` is not durable beyond its process; `postgres` signal
 others by polling; `kafka` is durable on several machines' memory rather than on one's disk (with a single replica on its disk), knows
 times to the millisecond, holds an append until its deadline while no broker takes it instead of failing at once, may store twice a
 record whose append was acknowledged after its producer's session was lost, trims to the last midnight rather than by segment and
-counts partitions, gives disk back minutes after a trim, and finds a dead member out after some seconds of silence.
+counts partitions, gives disk back minutes after a trim, finds a dead member out after some seconds of silence, and gives what somebody
+else wrote into its topic as a record of UNREADABLE whose body does not decode.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import itertools
 import json
 import os
 import signal
@@ -16,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import asyncpg
 import pytest
 
 from cells.eventlog.access import Access
 from cells.eventlog.kafka_provision import provision
 from cells.eventlog.topics import Topic
+from cells.storage import postgres_provision
 from dataflow.routing.v1 import routing_pb2
 from kernel.ids import hash_of
 from kernel.process.clock import SystemClock
@@ -39,8 +42,8 @@ BASIC = {"authorization": "Basic " + base64.b64encode(f"{KEY}:".encode()).decode
 def placed(folder: Path) -> dict[str, str]:
     """The settings of a cell that boots from its journal alone: nobody answers where its directory should be."""
     source = routing_pb2.Source(name="web", slug="acme-web", write_keys=[routing_pb2.Credential(hash=hash_of(KEY))])
-    message = routing_pb2.Update(zone="eu", from_revision=0, to_revision=1)
-    message.tenants.append(routing_pb2.Tenant(name="acme-retail", zone="eu", cell="eu-west-1-a", epoch=1, sources=[source]))
+    tenant = routing_pb2.Tenant(name="acme-retail", zone="eu", cell="eu-west-1-a", epoch=1, sources=[source])
+    message = routing_pb2.Update(zone="eu", from_revision=0, to_revision=1, tenants=[tenant])
     FileJournal(folder / "journal", SIGNER.public_key).restart(SIGNER.sign(message.SerializeToString()))
     (folder / "public").write_text(SIGNER.public_key.hex())
     (folder / "token").write_text("follower-token-of-tests")
@@ -87,13 +90,17 @@ async def test_a_cell_that_cannot_use_its_log_says_why_in_one_line(tmp_path: Pat
         assert said in line
 
 
+def stores(postgres: Databases) -> dict[str, str]:
+    """URLs of the store's roles."""
+    return {f"{role}_dsn": postgres.role_dsn(f"df_{role}", "secret") for role in ("owner", "apply", "query", "audit")}
+
+
 @pytest.mark.postgres
 async def test_provisioning_makes_the_topic_or_says_why_not(kafka: Brokers, postgres: Databases) -> None:
     """Law: the same command makes database and topic, again and again, and says in one line how an existing topic differs."""
-    roles = {f"{role}_dsn": postgres.role_dsn(f"df_{role}", "secret") for role in ("owner", "apply", "query", "audit")}
     settings = {
         "admin_dsn": postgres.admin_dsn,
-        **roles,
+        **stores(postgres),
         "log_kind": "kafka",
         "kafka_bootstrap": kafka.bootstrap,
         "kafka_topic": f"events-{uuid.uuid4().hex}",
@@ -112,14 +119,14 @@ async def test_provisioning_makes_the_topic_or_says_why_not(kafka: Brokers, post
 
 @dataclass
 class Cell:
-    """A running ingest."""
+    """A running cell, or its ingest alone."""
 
     web: aiohttp.ClientSession
     url: str
 
-    async def send(self) -> tuple[int, str, str | None]:
+    async def send(self, message_id: str = "") -> tuple[int, str, str | None]:
         """One event: status, code and Retry-After."""
-        event = {"type": "track", "event": "x", "userId": "u", "messageId": uuid.uuid4().hex}
+        event = {"type": "track", "event": "x", "userId": "u", "messageId": message_id or uuid.uuid4().hex}
         async with self.web.post(f"{self.url}/v1/batch", json={"batch": [event]}, headers=BASIC) as answer:
             body: Any = json.loads(await answer.read())
             return answer.status, body.get("code", ""), answer.headers.get("retry-after")
@@ -134,12 +141,12 @@ class Cell:
 
 
 @asynccontextmanager
-async def cell_over(kafka: Brokers, folder: Path) -> AsyncIterator[Cell]:
-    """An ingest whose log is a topic of its own; it must drain with exit code 0."""
+async def cell_over(kafka: Brokers, folder: Path, stores: Mapping[str, str] | None = None) -> AsyncIterator[Cell]:
+    """An ingest whose log is a topic of its own; with the stores' URLs a whole cell. It must drain with exit code 0."""
     topic = f"events-{uuid.uuid4().hex}"
     await provision(Access(kafka.bootstrap, topic), Topic(topic, 2, *kafka.replication), CLOCK)
-    settings = placed(folder) | {"kafka_bootstrap": kafka.bootstrap, "kafka_topic": topic}
-    process = await started("cells.app", settings, "--role", "ingest")
+    settings = {**placed(folder), **(stores or {}), "kafka_bootstrap": kafka.bootstrap, "kafka_topic": topic}
+    process = await started("cells.app", settings, "--role", "all" if stores else "ingest")
     try:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=15)) as web:
             cell = Cell(web, f"http://{settings['http_address']}")
@@ -188,3 +195,54 @@ async def test_a_cell_drains_although_its_broker_hangs(tmp_path: Path) -> None:
             assert (await cell.probe())[0] == 200
         kafka.resume(1)
         await asyncio.gather(sending, return_exceptions=True)
+
+
+@pytest.mark.postgres
+async def test_events_walk_through_a_whole_cell_although_its_broker_dies(tmp_path: Path, postgres: Databases) -> None:
+    """Law: every event that was acknowledged is stored, once, with the broker killed twice in the middle of traffic; the cell itself is
+    never restarted, and readers of metrics see that nothing is left to apply."""
+    await postgres_provision.provision(postgres.admin_dsn, postgres_provision.Passwords(*["secret"] * 4))
+    async with brokers(tmp_path / "kafka") as kafka, cell_over(kafka, tmp_path, stores(postgres)) as cell:
+        acknowledged: set[str] = set()
+        stop = asyncio.Event()
+
+        async def client(who: int) -> None:
+            for number in itertools.count():
+                name = f"{who}-{number}"
+                while not stop.is_set() and (await cell.send(name))[0] != 200:
+                    pass  # as an SDK does: the same event again, until it is taken
+                if stop.is_set():
+                    return
+                acknowledged.add(name)
+
+        clients = [asyncio.create_task(client(who)) for who in range(3)]
+        for goal in (150, 300):
+            await eventually(lambda goal=goal: len(acknowledged) >= goal, "events flow", 60)
+            kafka.kill(1)
+            await kafka.start(1)
+        await eventually(lambda: len(acknowledged) >= 450, "events flow again", 60)
+        stop.set()
+        await asyncio.gather(*clients)
+
+        async def stored() -> list[str]:
+            connection = await asyncpg.connect(postgres.admin_dsn)
+            try:
+                rows = await connection.fetch("SELECT message_id FROM tenants.event WHERE tenant = 'acme-retail'")
+            finally:
+                await connection.close()
+            return [row["message_id"] for row in rows]
+
+        async def whole() -> bool:
+            return acknowledged <= set(await stored())
+
+        await eventually(whole, "everything acknowledged is stored", 30)
+        found = await stored()
+        assert len(set(found)) == len(found)
+
+        async def caught_up() -> bool:
+            async with cell.web.get(f"{cell.url}/metrics") as answer:
+                said = await answer.text()
+            lags = [line for line in said.splitlines() if line.startswith("dataflow_processing_lag_records{")]
+            return len(lags) == 2 and all(line.endswith(" 0.0") for line in lags)
+
+        await eventually(caught_up, "no lag is left", 20)

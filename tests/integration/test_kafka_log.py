@@ -339,19 +339,6 @@ async def test_a_cancelled_fetch_leaves_nothing_behind(room: Room) -> None:
         assert texts(await room.log.fetch(0, 0, 10, 1 << 20, 1.0)) == ["x"]
 
 
-async def test_a_newer_layout_stops_the_reader_at_its_offset(room: Room) -> None:
-    """Law: what stands before a record of a newer release is read; that record is a named defect, again and again, never skipped."""
-    assert await room.append("known") is None
-    builder: Any = DefaultRecordBatchBuilder(2, 0, 0, -1, -1, -1, 1 << 20)
-    builder.append(0, 1_790_000_000_000, b"tenant", b"x", [("dataflow", b"\x02rest")])
-    await room.ask_leader(ProduceRequest(None, -1, 3_000, [(room.log._brokers.topic, [(0, bytes(builder.build()))])]))
-    assert texts(await room.log.fetch(0, 0, 10, 1 << 20, 0.0)) == ["known"]
-    for _ in range(2):
-        with pytest.raises(Failure, match=r"offset 1 has layout 2, known is 1") as caught:
-            await room.log.fetch(0, 1, 10, 1 << 20, 0.0)
-        assert caught.value.reason is Reason.UNDECODABLE_RECORD
-
-
 async def test_the_largest_record_goes_in_and_comes_out(room: Room) -> None:
     """Law: what the port takes the topic takes, beside many small ones."""
     outcomes = await asyncio.gather(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import math
+import struct
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -50,20 +51,24 @@ class HttpServer:
         assert task is not None
         self.connections[task] = writer
         try:
-            while True:
-                head = await reader.readuntil(b"\r\n\r\n")
-                length = int(head.rpartition(b"content-length: ")[2])
-                self.heads.append(head)
-                self.bodies.append(await reader.readexactly(length))
-                answer = self.answer(len(self.bodies) - 1)
-                await self.gate.wait()
-                if answer is None:
-                    break
-                await self._write(writer, answer)
+            await self.converse(reader, writer)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
             writer.close()
+
+    async def converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Request by request, until one of them has no answer."""
+        while True:
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = int(head.rpartition(b"content-length: ")[2])
+            self.heads.append(head)
+            self.bodies.append(await reader.readexactly(length))
+            answer = self.answer(len(self.bodies) - 1)
+            await self.gate.wait()
+            if answer is None:
+                return
+            await self._write(writer, answer)
 
     async def _write(self, writer: asyncio.StreamWriter, answer: bytes) -> None:
         size = math.ceil(len(answer) / self.pieces)
@@ -71,6 +76,29 @@ class HttpServer:
             writer.write(answer[start : start + size])
             await writer.drain()
             await asyncio.sleep(0)
+
+
+class LeavingServer(HttpServer):
+    """Speaks HTTP/2, answers one stream of each connection, wants no more of it, says goodbye in the same breath, and reads on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.streams: list[int] = []
+
+    async def converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Frame by frame: length, kind, flags, stream."""
+        await reader.readexactly(len(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"))
+        status = b"\x00\x0bgrpc-status\x010"
+        while True:
+            high, low, kind, flags, stream = struct.unpack(">HBBBI", await reader.readexactly(9))
+            await reader.readexactly(high << 8 | low)
+            if kind == 0 and flags & 1:
+                self.streams.append(stream)
+                answer = struct.pack(">HBBBI", 0, len(status), 1, 5, stream) + status
+                reset = struct.pack(">HBBBI", 0, 4, 3, 0, stream) + bytes(4)
+                goodbye = struct.pack(">HBBBI", 0, 8, 7, 0, 0) + bytes(8)
+                update = struct.pack(">HBBBI", 0, 4, 8, 0, 0) + bytes(4)
+                writer.write(answer + reset + goodbye + update)
 
 
 class GrpcServer(ingest_pb2_grpc.IngestServiceServicer):
@@ -247,6 +275,17 @@ async def test_grpc_refusals_are_counted_by_their_code(code: grpc.StatusCode) ->
         loop, schedule = loop_of(steady(1_000, 0.05, 10), address, "grpc")
         await loop.run()
     assert loop.outcomes.sendings == {code.name: len(schedule.due)}
+
+
+async def test_a_connection_that_says_goodbye_gets_no_further_request() -> None:
+    """Law: an answer that comes with RST_STREAM and GOAWAY counts, the next request goes over another connection, and none is lost
+    between."""
+    server = LeavingServer()
+    async with over_http(server) as address:
+        loop, schedule = loop_of(steady(200, 0.3, 1), address, "grpc")
+        await loop.run()
+    assert loop.outcomes.sendings == {ACKNOWLEDGED: len(schedule.due)}
+    assert server.streams == [1] * len(schedule.due)
 
 
 async def test_a_rejected_event_over_grpc_is_no_acknowledgement() -> None:

@@ -41,13 +41,13 @@ def steadily(seconds: float) -> Latency:
 QUICK = steadily(0.02)
 
 
-def run_of(take: Take, latency: Latency = QUICK, refused: Callable[[float], bool] = lambda _: False) -> Run:
+def run_of(take: Take, latency: Latency = QUICK, refused: Callable[[float], bool] = lambda _: False, code: str = "OVERLOADED") -> Run:
     """A run whose events were queryable so many seconds after they were due at a second, and acknowledged in a tenth of that."""
     schedule = plan(take.load)
     due, batch = schedule.first_due, take.load.batch
     acknowledged = array("d", [math.nan if refused(at) else at + latency(at) / 10 for at in due])
     queryable = array("d", [math.nan if refused(at) else at + latency(at) for at in due])
-    outcomes = Outcomes(acknowledged, {number: "OVERLOADED" for number, at in enumerate(due) if refused(at)}, sent=len(schedule.due))
+    outcomes = Outcomes(acknowledged, {number: code for number, at in enumerate(due) if refused(at)}, sent=len(schedule.due))
     events = batch * sum(not refused(at) for at in due)
     samples = Samples(batch, due, acknowledged, queryable, schedule.stream)
     cost = Spent({kind: seconds * events / 1e6 for kind, seconds in CPU.items()}, 0.6, 0.01)
@@ -150,12 +150,16 @@ def test_overload_sheds_and_recovers() -> None:
     assert row(rows, "p99 to queryable").reached is True
     assert row(rows, "back to normal").figure == 2
     assert 20 < row(rows, "refused").figure < 60
+    assert row(rows, "not with 429").reached is True
+    dead = played("overload", lambda run: run_of(run.take, refused=lambda due: 6 <= due < 7, code="CELL_UNAVAILABLE"), rate=1_000)
+    assert row(dead, "not with 429").figure == row(dead, "refused").figure > 0
+    assert row(dead, "not with 429").reached is False
     late = overloaded(lambda due: 1.5 if 5 <= due < 15 else 0.8 if due < 17.5 else 0.1, lambda _: False)
     assert row(late, "p99 to queryable").reached is False
     assert row(late, "back to normal").figure == 3
     never = overloaded(lambda due: 0.1 if due < 15 else 0.8, lambda _: False)
     assert row(never, "back to normal").reached is False
-    assert recovery_seconds(run_of(next(iter(SCENARIOS["half"].takes()))), 0) == 0
+    assert recovery_seconds(run_of(next(altered(SCENARIOS["half"], 1_000, None, 4).takes())), 0) == 0
 
 
 def test_a_backlog_is_caught_up() -> None:
@@ -169,6 +173,9 @@ def test_a_backlog_is_caught_up() -> None:
     assert row(rows, "caught up after").figure == pytest.approx(3, abs=1)
     assert row(rows, "processed").figure == pytest.approx(3, rel=0.2)
     assert row(rows, "processed").reached is True
+    at_once = played("catchup", with_latency(lambda due: max(0.02, 10.4 - due) if 4 <= due < 10 else 0.02), rate=1_000)
+    assert row(at_once, "caught up after").figure == pytest.approx(0.4)
+    assert row(at_once, "processed").figure == pytest.approx(6.4 / 0.4, rel=0.1)
     never = played("catchup", with_latency(lambda due: 6.0 if due > 4 else 0.02), rate=1_000)
     assert row(never, "processed").reached is False
 
