@@ -1,9 +1,9 @@
-"""What an apply costs: microseconds per event, client and server together, on a PostgreSQL of the wheel.
+"""What a fold and its apply cost: microseconds per event, client and server together, on a PostgreSQL of the wheel.
 
     python -m bench.bench_apply [events in all]
 
-One consumer, applies of 100 and 1,000 events of ~600 bytes, 20 tenants, one identity claim and two traits per tenth event,
-2 % repeats. Prints medians; compare figures of one run only.
+One consumer, applies of 100 to 4,000 events of ~600 bytes in records of 100, 20 tenants, an identity claim per event, two traits per
+twentieth, 2 % repeats. Prints medians; compare figures of one run only.
 """
 
 from __future__ import annotations
@@ -21,60 +21,48 @@ from pathlib import Path
 import psutil
 
 from bench.workload import message_id
+from cells.eventlog import codec
+from cells.eventlog.envelope import Body, Envelope
+from cells.eventlog.log import Entry, Record
+from cells.processing.pipeline import fold
 from cells.storage.postgres_apply import PostgresStore
 from cells.storage.postgres_provision import Passwords, provision
 from cli.local.postgres import Postgres
-from kernel.clock import DAY, Micros, hour_of
-from kernel.effects import Applied, Apply, Effects, EventRow, IdentityClaim, TraitClaim
+from kernel.clock import DAY, Micros
+from kernel.effects import Applied, Apply
 from kernel.epoch import Claim, Epoch, Ownership
-from kernel.ids import CellId, TenantId
+from kernel.ids import CellId, SourceId, TenantId
 from kernel.metrics import MemoryMeter
 from kernel.process.clock import SystemClock
 
 CELL = CellId("bench-cell")
+RECORD_EVENTS = 100
 TENANTS = [TenantId(f"tenant-{number}") for number in range(20)]
 EPOCHS = dict.fromkeys(TENANTS, Epoch(1))
 
 
-def make(number: int, events: int, partition: int, now: Micros) -> Effects:
-    """The effects of one fetch."""
-    rows, identities, traits = [], [], []
-    accepted: dict[tuple[TenantId, Micros], int] = {}
-    for index in range(number * events, (number + 1) * events):
-        tenant = TENANTS[index // 50 % 20]
-        unique = index - 37 if index % 50 == 49 else index
-        id_ = message_id(f"{partition:x}", unique, 0)
-        payload = (
-            b'{"messageId":"%s","properties":{"order":"%032x","total":%d.5,"items":[%s]},"context":{"page":{"url":"https://x.example"}}}'
-            % (id_.encode(), unique, unique, b",".join(b'{"sku":"%06d","q":1}' % n for n in range(18)))
-        )
-        user = f"user-{unique % 50_000}"
-        at = Micros(now + index * 40)
-        rows.append(
-            EventRow(
-                tenant,
-                id_,
-                now,
-                at,
-                "track",
-                "Order Completed",
-                user,
-                f"anon-{user}",
-                None,
-                "web",
-                CELL,
-                1,
-                number,
-                index % events,
-                unique,
-                payload,
-            )
-        )
-        accepted[tenant, hour_of(now)] = accepted.get((tenant, hour_of(now)), 0) + 1
-        if index % 10 == 0:
-            identities.append(IdentityClaim(tenant, f"u:{user}", f"a:anon-{user}"))
-            traits += [TraitClaim(tenant, f"u:{user}", name, '"x"', now, id_) for name in ("plan", "city")]
-    return Effects(partition, tuple(rows), tuple(identities), tuple(traits), (), (), accepted)
+def make(number: int, events: int, partition: int, now: Micros) -> list[Entry]:
+    """The records of one fetch, at offsets from `number` * `events` on."""
+    entries = []
+    for first in range(number * events, (number + 1) * events, RECORD_EVENTS):
+        body = codec.encode(Body(None, [_envelope(index, partition) for index in range(first, first + RECORD_EVENTS)]))
+        tenant = TENANTS[first // RECORD_EVENTS % len(TENANTS)]
+        entries.append(Entry(first, now, Record(tenant, SourceId("web"), CELL, Epoch(1), now, RECORD_EVENTS, "", body)))
+    return entries
+
+
+def _envelope(index: int, partition: int) -> Envelope:
+    unique = index - 37 if index % 50 == 49 else index
+    id_ = message_id(f"{partition:x}", unique, 0)
+    payload = b'{"messageId":"%s","traits":{"plan":"x","city":"y"},"properties":{"order":"%032x","total":%d.5,"items":[%s]}}' % (
+        id_.encode(),
+        unique,
+        unique,
+        b",".join(b'{"sku":"%06d","q":1}' % n for n in range(18)),
+    )
+    user = f"user-{unique % 50_000}"
+    kind = "identify" if index % 20 == 0 else "track"
+    return Envelope(id_, kind, payload, unique, user, f"anon-{user}", "Order Completed", None, None, Micros(index * 40))
 
 
 def server_seconds(server: Postgres) -> float:
@@ -90,8 +78,9 @@ async def measure(store: PostgresStore, clock: SystemClock, server: Postgres, ev
     took: list[float] = []
     made = 0
     for number in range(total // events):
-        effects = make(number, events, partition, Micros(clock.now() - clock.now() % DAY))
+        entries = make(number, events, partition, Micros(clock.now() - clock.now() % DAY))
         cpu, began = time.process_time(), time.perf_counter()
+        effects = fold(partition, entries)
         outcome = await store.apply(Apply(effects, Claim(CELL, EPOCHS), number, number + 1), clock.monotonic() + 30)
         took.append(time.perf_counter() - began)
         made += int((time.process_time() - cpu) * 1e6)
@@ -109,7 +98,7 @@ async def main(total: int) -> None:
     print(f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}")
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         os.chmod(folder, 0o711)  # noqa: S103  # PostgreSQL may run as another user
-        server = Postgres(Path(folder), 27_911, "bench", {"shared_buffers": "512MB", "max_wal_size": "4GB"})
+        server = Postgres(Path(folder), 27_911, "bench", {})
         await server.start()
         try:
             dsns = await provision(server.dsn("bench"), Passwords("a", "b", "c", "d"))

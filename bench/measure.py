@@ -71,7 +71,7 @@ async def measure(bench: Bench, take: Take, how: How, teller: Teller) -> Run:
         gc.unfreeze()
         if bench.pids() != pids:
             teller.say("a process was started again: what its predecessor took is not counted")
-        await _falsify(connection, run, how.sabotage)
+        await _falsify(connection, how.sabotage)
         ledger = Ledger(load.batch, schedule.tenant)
         queryable = await _settle(bench, connection, run, ledger, watch, loop)
     samples = Samples(load.batch, schedule.first_due, loop.outcomes.acknowledged, queryable, schedule.stream)
@@ -152,8 +152,8 @@ async def _pause(bench: Bench, loop: OpenLoop, second: float) -> None:
     bench.fleet.kill(f"cell/{CELL}", signal.SIGCONT)
 
 
-async def _falsify(connection: asyncpg.Connection[asyncpg.Record], run: str, sabotage: Sabotage) -> None:
+async def _falsify(connection: asyncpg.Connection[asyncpg.Record], sabotage: Sabotage) -> None:
     if sabotage == "loss":
-        await stored.lose_one(connection, run)
+        await stored.lose_one(connection)
     elif sabotage == "double":
-        await stored.double_one(connection, run)
+        await stored.double_one(connection)

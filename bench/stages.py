@@ -26,7 +26,7 @@ from cells.ingest.split import split_batch
 from cells.processing.pipeline import fold
 from cells.storage import dedup, tally, traits
 from dataflow.ingest.v1 import ingest_pb2
-from kernel.clock import Micros
+from kernel.clock import Micros, day_of
 from kernel.effects import Apply
 from kernel.epoch import Claim, Epoch
 from kernel.ids import CellId, SourceId, TenantId
@@ -34,6 +34,7 @@ from kernel.ids import CellId, SourceId, TenantId
 _BATCH: Final = 100
 _TURNS: Final = 400
 _NOW: Final = Micros(1_800_000_000_000_000)
+_TODAY: Final = day_of(_NOW)
 
 
 def lowest_micros(act: Callable[[], object], events: int = _BATCH, turns: int = _TURNS) -> float:
@@ -67,9 +68,9 @@ def stages() -> Mapping[str, Callable[[], object]]:
         "gRPC events as items": lambda: [item_of(event) for event in request.events],
         "admit": lambda: admit(items, lambda: "unused"),
         "encode the record": lambda: codec.encode(Body(_NOW, envelopes)),
-        "decode the record": lambda: codec.decode(encoded),
+        "decode the record": lambda: codec.decode_columns(encoded),
         "fold (decode included)": lambda: fold(0, entries),
-        "tally, unique, latest traits": lambda: (tally.count(apply), dedup.unique(effects.rows), traits.latest(effects.traits)),
+        "tally, sift, latest traits": lambda: (tally.count(apply), dedup.sift(effects.rows, (), _TODAY), traits.latest(effects.traits)),
     }
 
 

@@ -5,6 +5,7 @@ The one place that knows how events are laid out in the store.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -12,23 +13,19 @@ from typing import Final
 import asyncpg
 
 from bench.verdict import WORD, Part
-from bench.workload import UNSPREAD_POSITIONS
+from bench.workload import taken_apart
+from cells.eventlog import codec
 
-_ROWS_AT_ONCE: Final = 20_000
-# `bench.workload.message_id` taken apart: 4 hexadecimal digits of the position, 16 that only spread, 8 of the run, 8 of the request.
-_PARTS: Final = """
-CREATE TEMPORARY TABLE part ON COMMIT DROP AS
-WITH event AS (
-    SELECT tenant, partition, log_offset, ('x' || right(message_id, 8))::bit(32)::bigint AS request,
-           (('x' || left(message_id, 4))::bit(16)::int * $2::int) & 65535 AS position
-    FROM tenants.event WHERE substr(message_id, 21, 8) = $1
-)
-SELECT tenant, request, position / $3::int AS word, partition, count(*) AS rows, bit_or(1::bigint << position % $3::int) AS mask,
-       max(log_offset) AS last
-FROM event GROUP BY 1, 2, 3, 4
+_RECORDS_AT_ONCE: Final = 500
+# The events that are stored of each record: an event's text, and so its message id, stands in the record's body.
+_RECORDS: Final = """
+SELECT r.tenant, r.partition, r.log_offset, r.body, o.ordinals
+FROM (
+    SELECT received_day, partition, log_offset, array_agg(ordinal) AS ordinals FROM tenants.event_row GROUP BY 1, 2, 3
+) AS o JOIN tenants.record r USING (received_day, partition, log_offset)
 """
-# Nothing tells the planner how many events are of one run: it would sort all of them. A table may be made by several workers, a cursor not.
-_HASHED: Final = "SET LOCAL enable_sort = off; SET LOCAL work_mem = '256MB'; SET LOCAL max_parallel_workers_per_gather = 2"
+# Nothing tells the planner how many events there are to a record: it would sort all of them.
+_HASHED: Final = "SET LOCAL enable_sort = off; SET LOCAL work_mem = '512MB'; SET LOCAL max_parallel_workers_per_gather = 2"
 _APPLIED: Final = "SELECT coalesce(sum(stored + duplicate + quarantined + held), 0)::bigint FROM tenants.ledger"
 _SIZES: Final = """
 SELECT coalesce(sum(pg_total_relation_size(c.oid)) FILTER (WHERE n.nspname = 'eventlog'), 0)::bigint AS log,
@@ -59,9 +56,21 @@ async def parts(connection: asyncpg.Connection[asyncpg.Record], run: str, tenant
     index = {name: number for number, name in enumerate(tenants)}
     async with connection.transaction():
         await connection.execute(_HASHED)
-        await connection.execute(_PARTS, run, UNSPREAD_POSITIONS, WORD)
-        async for row in connection.cursor("SELECT * FROM part", prefetch=_ROWS_AT_ONCE):
-            yield Part(index.get(row["tenant"], -1), *(row[name] for name in ("request", "word", "partition", "rows", "mask", "last")))
+        async for tenant, partition, offset, body, ordinals in connection.cursor(_RECORDS, prefetch=_RECORDS_AT_ONCE):
+            ids = codec.decode_columns(body).message_ids
+            for (request, word), positions in _grouped([ids[ordinal] for ordinal in ordinals], run).items():
+                mask = sum({1 << position for position in positions})
+                yield Part(index.get(tenant, -1), request, word, partition, len(positions), mask, offset)
+
+
+def _grouped(ids: Sequence[str], run: str) -> dict[tuple[int, int], list[int]]:
+    """Positions inside a word, by (request, word), of the message ids that are of the run."""
+    found: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for taken in map(taken_apart, ids):
+        if taken is not None and taken.run == run:
+            word, position = divmod(taken.position, WORD)
+            found[taken.request, word].append(position)
+    return found
 
 
 async def applied(connection: asyncpg.Connection[asyncpg.Record]) -> int:
@@ -76,20 +85,19 @@ async def sizes(connection: asyncpg.Connection[asyncpg.Record]) -> Sizes:
     return Sizes(*found)
 
 
-async def lose_one(connection: asyncpg.Connection[asyncpg.Record], run: str) -> None:
-    """Sabotage: removes one event of the run."""
+async def lose_one(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+    """Sabotage: removes one event of the latest record."""
     await connection.execute(
-        "DELETE FROM tenants.event WHERE (tenant, message_id) IN"
-        " (SELECT tenant, message_id FROM tenants.event WHERE substr(message_id, 21, 8) = $1 LIMIT 1)",
-        run,
+        "DELETE FROM tenants.event_row"
+        " WHERE message_key = (SELECT message_key FROM tenants.event_row ORDER BY log_offset DESC, partition LIMIT 1)"
     )
 
 
-async def double_one(connection: asyncpg.Connection[asyncpg.Record], run: str) -> None:
-    """Sabotage: stores one event of the run again, as if it had been received a day later, which no key forbids."""
-    await connection.execute(
-        "INSERT INTO tenants.event"
-        " SELECT (jsonb_populate_record(e, jsonb_build_object('received_day', e.received_day + 1))).*"
-        " FROM tenants.event e WHERE substr(e.message_id, 21, 8) = $1 LIMIT 1",
-        run,
-    )
+async def double_one(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+    """Sabotage: stores an event of the latest record again, as if it had been received a day later, which no key forbids."""
+    for relation in ("event_row", "record"):
+        await connection.execute(
+            f"INSERT INTO tenants.{relation}"  # noqa: S608  # a name of ours
+            " SELECT (jsonb_populate_record(e, jsonb_build_object('received_day', e.received_day + 1))).*"
+            f" FROM tenants.{relation} e ORDER BY log_offset DESC, partition LIMIT 1"
+        )

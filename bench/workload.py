@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 
@@ -37,6 +37,25 @@ UNSPREAD_POSITIONS: Final = pow(_SPREAD_POSITIONS, -1, 2**16)
 def message_id(run: str, request: int, position: int) -> str:
     """36 characters, as long as a UUID, of which `run` is 8; like UUIDs ids arrive in no index order, within a request neither."""
     return _position(position) + _rest_of_id(run, request)
+
+
+class Taken(NamedTuple):
+    """What a message id says."""
+
+    run: str
+    request: int
+    position: int
+
+
+def taken_apart(identifier: str) -> Taken | None:
+    """The inverse of `message_id`; None for an id of somebody else."""
+    if len(identifier) != ID_CHARS:
+        return None
+    try:
+        position = int(identifier[:4], 16) * UNSPREAD_POSITIONS % 2**16
+        return Taken(identifier[-8 - RUN_CHARS : -8], int(identifier[-8:], 16), position)
+    except ValueError:
+        return None
 
 
 def _position(position: int) -> str:

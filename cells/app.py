@@ -21,6 +21,7 @@ from cells.admission.follow import Follower
 from cells.config import ROLES, Config, Role
 from cells.defects import HttpShell, Report
 from cells.metrics import METRICS
+from cells.pace import Pace
 from cells.process import Process, cancelled
 from cells.server import REQUEST_BYTES_MAX, GrpcServer, HttpServer
 from cells.tracing import Spans
@@ -75,7 +76,7 @@ def _process(config: Config, role: Role, meter: telemetry.PrometheusMeter, repor
     tracing = telemetry.tracing(f"cell-{role}", attributes, config.otlp_endpoint)
     stack.push_async_callback(tracing.close)
     server = GrpcServer(config.grpc_address, report, APPLY_BYTES_MAX if role == "storage" else REQUEST_BYTES_MAX)
-    return Process(config, clock, meter, Spans(tracing.tracer), follower, server, stack)
+    return Process(config, clock, meter, Spans(tracing.tracer), follower, server, stack, Pace(clock))
 
 
 async def _add_roles(process: Process, role: Role) -> None:

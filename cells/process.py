@@ -11,6 +11,7 @@ from starlette.routing import BaseRoute
 
 from cells.admission.follow import Follower
 from cells.config import Config
+from cells.pace import Pace
 from cells.server import GrpcServer
 from cells.tracing import Spans
 from kernel.clock import Clock
@@ -33,6 +34,7 @@ class Process:
     follower: Follower
     grpc: GrpcServer
     stack: AsyncExitStack
+    pace: Pace
     routes: list[BaseRoute] = field(default_factory=list)
     services: list[str] = field(default_factory=list)
     tasks: dict[str, Callable[[], Awaitable[None]]] = field(default_factory=dict)

@@ -72,6 +72,7 @@ def add_ingest(process: Process, log: EventLog) -> None:
         lambda: uuid.uuid4().hex,
         process.config.inflight_bytes_max,
         process.spans,
+        process.pace.events_per_second_max,
     )
     process.routes.extend(IngestHttp(acceptor, lambda: process.follower.current, process.clock, process.spans).routes())
     servicer = IngestGrpc(acceptor, lambda: process.follower.current, process.clock, process.spans)
@@ -123,7 +124,9 @@ def add_processing(process: Process, log: EventLog, store: Applier, local: Postg
         if local is not None:
             await own(process, local)
 
-    wiring = Wiring(log, store, lambda: process.follower.current.claim(cell), renew, process.clock, process.meter, process.spans)
+    wiring = Wiring(
+        log, store, lambda: process.follower.current.claim(cell), renew, process.clock, process.meter, process.spans, process.pace.applied
+    )
     process.tasks["processing"] = Consumer(wiring, f"{cell}-{uuid.uuid4().hex[:8]}").run
     process.every("lag", _LAG_SECONDS, lambda: report_lag(log, store, process.meter))
 

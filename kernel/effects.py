@@ -1,4 +1,4 @@
-"""What processing asks of storage: rows, identity claims, traits, dead letters - and what storage answers.
+"""What processing asks of storage: rows, records, identity claims, traits, dead letters - and what storage answers.
 
 The words cross from `cells.processing` to `cells.storage`, which never import each other, so they live here. Rows are named
 tuples: one is made per event on the hot path, and a tuple is what a binary COPY takes.
@@ -7,6 +7,7 @@ tuples: one is made per event on the hot path, and a tuple is what a binary COPY
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import date
 from typing import NamedTuple
 
 from kernel.clock import Micros
@@ -23,24 +24,41 @@ class Position(NamedTuple):
 
 
 class EventRow(NamedTuple):
-    """One event as stored. `event_at` is the corrected time; `payload` is the client's JSON text, untouched."""
+    """What one event is found by. `message_key` is `kernel.ids.message_key` of it; `event_at` is the corrected time.
+
+    (partition, offset) name its RecordRow, in whose body the event itself stands at `ordinal`. The fields are in the order of the
+    columns, so that a COPY takes the tuple as it is.
+    """
 
     tenant: TenantId
-    message_id: str
-    received_at: Micros
+    message_key: bytes
+    received_day: date
     event_at: Micros
+    partition: int
+    offset: int
+    ordinal: int
+    content_hash: int
     type: str
     name: str | None
     user_id: str | None
     anonymous_id: str | None
     group_id: str | None
     source: str
-    cell: CellId
-    epoch: int
+
+
+class RecordRow(NamedTuple):
+    """A log record as storage keeps it: what its events have in common, and its body, untouched. `events` of them have an EventRow."""
+
+    tenant: TenantId
+    received_day: date
+    partition: int
     offset: int
-    ordinal: int
-    content_hash: int
-    payload: bytes
+    received_at: Micros
+    epoch: int
+    cell: CellId
+    source: str
+    events: int
+    body: bytes
 
 
 class IdentityClaim(NamedTuple):
@@ -89,11 +107,12 @@ class HeldRecord(NamedTuple):
 class Effects:
     """What a range of one partition comes to. `accepted` counts events per (tenant, received hour): the ledger's left side.
 
-    Tenants that appear in `held` alone need no claim.
+    Every row's record is in `records`. Tenants that appear in `held` alone need no claim.
     """
 
     partition: int
     rows: tuple[EventRow, ...] = ()
+    records: tuple[RecordRow, ...] = ()
     identities: tuple[IdentityClaim, ...] = ()
     traits: tuple[TraitClaim, ...] = ()
     dead_letters: tuple[DeadLetter, ...] = ()

@@ -234,6 +234,14 @@ class Reason(Enum):
         "the log holds no such offset any more",
         "retention passed the consumer: restore from the archive",
     )
+    LOG_REPLACED = Spec(
+        "DB-2006",
+        503,
+        Grpc.UNAVAILABLE,
+        Retry.LATER,
+        "the cell's store cannot answer now",
+        "the log holds another record where the store knows one: it was replaced; give the cell the log of its store back, or both anew",
+    )
     UNDECODABLE_RECORD = Spec(
         "DB-2101",
         500,

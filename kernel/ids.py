@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal, NewType
 
@@ -25,6 +26,7 @@ KeyKind = Literal["wk", "rk"]
 _NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,61}[a-z0-9]")
 _KEY: Final = re.compile(r"(wk|rk)_([a-z][a-z0-9-]{0,14})_([A-Za-z0-9_-]{43})_([0-9a-f]{6})")
 SECRET_BYTES: Final = 32
+MESSAGE_KEY_BYTES: Final = 16
 UNREADABLE: Final = TenantId("(unreadable)")
 """Whom a log's records belong to that nobody can read: every cell's own, and no name that a tenant may have."""
 
@@ -54,6 +56,20 @@ class Key:
 def hash_of(text: str) -> KeyHash:
     """SHA-256 of a key or a source slug, 64 hex digits: what the edge and the cell look up."""
     return KeyHash(hashlib.sha256(text.encode()).hexdigest())
+
+
+def message_keys(tenant: TenantId, message_ids: Iterable[str]) -> list[bytes]:
+    """16 bytes each that name an event of any tenant: BLAKE2b over the tenant, a NUL and the message id (UTF-8).
+
+    A tenant's name holds no NUL, so no two tenants share a key, whatever message ids they choose.
+    """
+    of_tenant = hashlib.blake2b(f"{tenant}\0".encode(), digest_size=MESSAGE_KEY_BYTES)
+    keys = []
+    for message_id in message_ids:
+        state = of_tenant.copy()
+        state.update(message_id.encode("utf-8", "surrogatepass"))
+        keys.append(state.digest())
+    return keys
 
 
 def mint_key(kind: KeyKind, zone: ZoneName, secret: bytes) -> Key:

@@ -24,6 +24,12 @@ RETRY_AFTER_SECONDS_MAX: Final = 300
 # Ingest as a process.
 INFLIGHT_BYTES_MAX: Final = 64 * KIB * KIB
 TENANT_INFLIGHT_SHARE: Final = 0.5
+TURN_BYTES: Final = 64 * KIB  # of bodies per turn of the loop: about a hundred events, a few milliseconds
+TURN_REQUEST_BYTES: Final = 8 * KIB  # what a request costs beside its body, as bytes of a body would
+TURN_WAIT_SECONDS_MAX: Final = 0.2
+PACE_BEHIND_SECONDS: Final = 0.5
+PACE_WINDOW_SECONDS: Final = 0.5
+PACE_SHARE: Final = 0.8
 APPEND_SECONDS_MAX: Final = 5.0
 STREAM_WINDOW_BATCHES: Final = 16
 STREAM_SECONDS_MAX: Final = 300.0
@@ -39,7 +45,7 @@ APPEND_QUEUE_BYTES_MAX: Final = 32 * KIB * KIB
 LOG_BYTES_MAX: Final = 20 * KIB * KIB * KIB
 LOG_RETENTION_DAYS: Final = 7
 FETCH_BYTES_MAX: Final = 1 * KIB * KIB
-FETCH_RECORDS_MAX: Final = 256
+FETCH_RECORDS_MAX: Final = 2_000
 
 # Processing and storage.
 SLICE_EVENTS_MAX: Final = 250
@@ -81,4 +87,5 @@ assert BATCH_EVENTS_MAX <= RECORD_EVENTS_MAX, "a whole batch fits one record"
 assert BATCH_EVENTS_MAX <= APPLY_EVENTS_MAX, "one record fits one apply"
 assert 2 * APPLY_EVENTS_MAX * EVENT_BYTES_MAX <= APPLY_BYTES_MAX, "one apply fits one message: payloads, and traits taken from them"
 assert 63 + 2 + 4 * ID_CHARS_MAX + 4 * TRAIT_NAME_CHARS_MAX + 32 <= INDEX_ROW_BYTES_MAX, "tenant, node and trait name fit an index row"
+assert TURN_REQUEST_BYTES < TURN_BYTES, "a turn takes more than one small request"
 assert PAGE_EVENTS_DEFAULT <= PAGE_EVENTS_MAX

@@ -1,7 +1,8 @@
 """A record's body as bytes: one byte of format, then MessagePack, zstd-compressed when that pays.
 
-Formats: 0 = plain, 1 = zstd, 255 = what somebody else wrote, kept whole. A reader that meets another one raises Undecodable; it never
-guesses.
+Formats: 0 = envelopes, plain; 1 = envelopes, zstd; 2 = columns, plain; 3 = columns, zstd; 255 = what somebody else wrote, kept whole.
+Columns are written; all are read, since a log and a store keep what earlier code wrote. A reader that meets another format raises
+Undecodable; it never guesses: in a rollout readers come before writers.
 """
 
 from __future__ import annotations
@@ -12,16 +13,18 @@ from typing import Final
 import msgspec
 import zstandard
 
-from cells.eventlog.envelope import Body
+from cells.eventlog.envelope import Body, Columns, body_of, columns_of
 from kernel.limits import RECORD_BYTES_MAX
 
-PLAIN: Final = b"\x00"
-ZSTD: Final = b"\x01"
-FOREIGN: Final = b"\xff"
+_FORMATS: Final = 4
+_FOREIGN: Final = 255
+_COLUMNS: Final = 2
+_ZSTD: Final = 1
 _COMPRESS_FROM_BYTES: Final = 1_024
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(Body)
+_columns = msgspec.msgpack.Decoder(Columns)
+_envelopes = msgspec.msgpack.Decoder(Body)
 _foreign_decoder = msgspec.msgpack.Decoder(tuple[str, bytes | None, bytes | None, list[tuple[str, bytes | None]]])
 _compressor = zstandard.ZstdCompressor(level=1, write_content_size=True)
 _decompressor = zstandard.ZstdDecompressor()
@@ -33,24 +36,41 @@ class Undecodable(Exception):
 
 def encode(body: Body) -> bytes:
     """Small bodies stay plain: compressing them costs more than it saves."""
-    data = _encoder.encode(body)
-    return PLAIN + data if len(data) < _COMPRESS_FROM_BYTES else ZSTD + _compressor.compress(data)
+    data = _encoder.encode(columns_of(body))
+    if len(data) < _COMPRESS_FROM_BYTES:
+        return bytes((_COLUMNS,)) + data
+    return bytes((_COLUMNS | _ZSTD,)) + _compressor.compress(data)
 
 
 def foreign(why: str, key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes | None]]) -> bytes:
     """The body of a record that is not ours: `decode` refuses it and says `why`; nothing of it is lost."""
-    return FOREIGN + _encoder.encode((why, key, value, list(headers)))
+    return bytes((_FOREIGN,)) + _encoder.encode((why, key, value, list(headers)))
 
 
 def decode(data: bytes) -> Body:
     """The inverse of `encode`. Raises Undecodable."""
+    found = _read(data)
+    return found if isinstance(found, Body) else body_of(found)
+
+
+def decode_columns(data: bytes) -> Columns:
+    """The inverse of `encode`, field by field. Raises Undecodable."""
+    found = _read(data)
+    return columns_of(found) if isinstance(found, Body) else found
+
+
+def _read(data: bytes) -> Body | Columns:
+    if not data or _FORMATS <= data[0] < _FOREIGN:
+        raise Undecodable(f"unknown format {data[:1].hex() or 'of an empty body'}")
     try:
-        if data[:1] == ZSTD:
-            return _decoder.decode(_decompressor.decompress(data[1:], max_output_size=4 * RECORD_BYTES_MAX))
-        if data[:1] == PLAIN:
-            return _decoder.decode(data[1:])
-        if data[:1] == FOREIGN:
+        if data[0] == _FOREIGN:
             raise Undecodable(_foreign_decoder.decode(data[1:])[0])
+        text = _decompressor.decompress(data[1:], max_output_size=4 * RECORD_BYTES_MAX) if data[0] & _ZSTD else data[1:]
+        if not data[0] & _COLUMNS:
+            return _envelopes.decode(text)
+        columns = _columns.decode(text)
     except (msgspec.MsgspecError, zstandard.ZstdError) as error:
         raise Undecodable(str(error)) from error
-    raise Undecodable(f"unknown format {data[:1].hex() or 'of an empty body'}")
+    if len({len(getattr(columns, name)) for name in Columns.__struct_fields__[1:]}) != 1:
+        raise Undecodable("columns of different lengths")
+    return columns

@@ -34,6 +34,7 @@ decode.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 from kernel.clock import Micros
@@ -132,6 +133,7 @@ def partition_of(tenant: TenantId, user: str, spread: int, partitions: int) -> i
     return (_hash(tenant) + offset) % partitions
 
 
+@lru_cache(maxsize=10_000)
 def _hash(text: str) -> int:
     """FNV-1a, 64 bits: stable over processes and versions, which Python's own hash is not."""
     value = 0xCBF29CE484222325

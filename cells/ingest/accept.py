@@ -20,6 +20,7 @@ from cells.ingest import metrics, quota
 from cells.ingest.admit import admit
 from cells.ingest.authenticate import Sender
 from cells.ingest.inflight import Held, Inflight
+from cells.ingest.turns import Turns
 from cells.ingest.verdict import Admitted, Rejected, Repeated
 from cells.tracing import OFF, Spans
 from kernel import limits
@@ -44,8 +45,12 @@ class Batch:
     trace: str = ""
 
 
+def _unbounded() -> None:
+    """Nothing of this process is behind."""
+
+
 class Acceptor:
-    """Shared by the shells of one process."""
+    """Shared by the shells of one process. `events_per_second_max` says what its own applies can bear at present, None for anything."""
 
     def __init__(
         self,
@@ -56,6 +61,7 @@ class Acceptor:
         new_message_id: Callable[[], str],
         inflight_bytes_max: int = limits.INFLIGHT_BYTES_MAX,
         spans: Spans = OFF,
+        events_per_second_max: Callable[[], float | None] = _unbounded,
     ) -> None:
         self._cell = cell
         self._log = log
@@ -64,6 +70,9 @@ class Acceptor:
         self._new_message_id = new_message_id
         self._inflight = Inflight(inflight_bytes_max, lambda total: meter.set(metrics.INFLIGHT_BYTES, total))
         self._spans = spans
+        self._turns = Turns(clock)
+        self._events_per_second_max = events_per_second_max
+        self._pace: quota.Bucket | None = None
         self._buckets: OrderedDict[TenantId, quota.Bucket] = OrderedDict()
         self._busy = 0
         self._idle = asyncio.Event()
@@ -74,6 +83,7 @@ class Acceptor:
     def request(self) -> Iterator[Held]:
         """Around one request, from its first byte on: what it holds in memory is bounded, and a refusal is counted."""
         try:
+            self._turns.check()
             with self._inflight.holding() as held:
                 yield held
         except Failure as failure:
@@ -90,6 +100,8 @@ class Acceptor:
             raise Failure(Reason.TOO_MANY_EVENTS, f"{len(batch.items)} events, at most {tenant.plan.batch_events_max}")
         with self._working():
             self._take_quota(sender, len(batch.items))
+            self._keep_pace(len(batch.items))
+            await self._turns.take(sum(map(len, batch.items)))
             admitted = await self._admit(batch.items)
             if admitted.accepted:
                 await self._append(sender, admitted, batch, min(deadline, self._clock.monotonic() + limits.APPEND_SECONDS_MAX))
@@ -122,6 +134,17 @@ class Acceptor:
         if wait is not None:
             raise Failure(Reason.QUOTA_EXCEEDED, retry_after_seconds=wait)
 
+    def _keep_pace(self, events: int) -> None:
+        """While this process's applies are behind it accepts no more than they can bear, whoever sends."""
+        rate = self._events_per_second_max()
+        if rate is None:
+            self._pace = None
+            return
+        plan = limits.Plan(events_per_second=rate, burst_events=max(1.0, rate * limits.PACE_WINDOW_SECONDS))
+        self._pace, wait = quota.take(self._pace, plan, events, self._clock.monotonic())
+        if wait is not None:
+            raise Failure(Reason.OVERLOADED, retry_after_seconds=wait)
+
     async def _admit(self, items: Sequence[bytes]) -> Admitted:
         """In slices, so that no batch holds the loop for longer than a few milliseconds."""
         if len(items) <= limits.SLICE_EVENTS_MAX:
@@ -151,13 +174,18 @@ class Acceptor:
         records = [(partition, _record(sender, self._cell, tenant.epoch, now, batch, envelopes)) for partition, envelopes in groups.items()]
         with self._spans.start("log.append") as span:
             span.note("records", len(records))
-            outcomes = await asyncio.gather(
-                *(self._log.append(partition, record, deadline) for partition, record in records), return_exceptions=True
-            )
-            for outcome in outcomes:
-                if isinstance(outcome, BaseException):
-                    raise outcome
+            await self._log_all(records, deadline)
         self._meter.observe(metrics.APPEND_SECONDS, self._clock.monotonic() - started)
+
+    async def _log_all(self, records: Sequence[tuple[int, Record]], deadline: float) -> None:
+        """All of them end before one failure is raised."""
+        if len(records) == 1:
+            await self._log.append(*records[0], deadline)
+            return
+        appends = (self._log.append(partition, record, deadline) for partition, record in records)
+        for outcome in await asyncio.gather(*appends, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
 
     def _count(self, tenant: TenantId, admitted: Admitted) -> None:
         self._meter.add(metrics.EVENTS_ACCEPTED, len(admitted.accepted), tenant=tenant)

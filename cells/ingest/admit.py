@@ -6,11 +6,11 @@ untouched. One bad item never harms its neighbours.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Sequence
 from typing import Final
+from zlib import crc32
 
 import msgspec
 
@@ -21,6 +21,16 @@ from kernel.clock import Micros, parse_iso
 from kernel.errors import Reason
 
 Text = str | int | float | None
+
+
+class _Object(msgspec.Struct, gc=False):
+    """Any JSON object: that it is one is all that is looked at."""
+
+
+class _Identify(msgspec.Struct):
+    """The names of an identify call's traits."""
+
+    traits: dict[str, msgspec.Raw] | None = None
 
 
 class _Event(msgspec.Struct, rename="camel"):
@@ -36,9 +46,9 @@ class _Event(msgspec.Struct, rename="camel"):
     previous_id: Text = None
     timestamp: str | None = None
     original_timestamp: str | None = None
-    properties: dict[str, msgspec.Raw] | None = None
-    traits: dict[str, msgspec.Raw] | None = None
-    context: dict[str, msgspec.Raw] | None = None
+    properties: _Object | None = None
+    traits: _Object | None = None
+    context: _Object | None = None
 
 
 class _Refusal(Exception):
@@ -49,6 +59,7 @@ class _Refusal(Exception):
 
 
 _decoder: Final = msgspec.json.Decoder(_Event)
+_identify: Final = msgspec.json.Decoder(_Identify)
 _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 _TYPES: Final = frozenset(EVENT_TYPES)
 
@@ -75,7 +86,8 @@ def admit(items: Sequence[bytes], new_message_id: Callable[[], str], seen: set[s
 
 
 def _envelope(item: bytes, new_message_id: Callable[[], str]) -> Envelope:
-    event = _decode(item)
+    plain = item.isascii() and item.find(b"\\") < 0
+    event = _decode(item, plain)
     message_id = _text("messageId", event.message_id, limits.MESSAGE_ID_CHARS_MAX) or new_message_id()
     try:
         return _checked(item, event, message_id)
@@ -84,15 +96,16 @@ def _envelope(item: bytes, new_message_id: Callable[[], str]) -> Envelope:
         raise
 
 
-def _decode(item: bytes) -> _Event:
+def _decode(item: bytes, plain: bool) -> _Event:
+    """`plain` says that the item is ASCII and escapes nothing: then no character can be wrong."""
     if len(item) > limits.EVENT_BYTES_MAX:
         raise _Refusal(Reason.EVENT_TOO_LARGE, f"{len(item)} bytes")
     if item.count(b"{") + item.count(b"[") > limits.NESTING_MAX and nesting(item) > limits.NESTING_MAX:
         raise _Refusal(Reason.NESTING_TOO_DEEP, f"more than {limits.NESTING_MAX} levels")
-    if _SURROGATE.search(item):
+    if not plain and _SURROGATE.search(item):
         _refuse_lone_surrogates(item)
     try:
-        if not item.isascii():
+        if not plain:
             item.decode()
         return _decoder.decode(item)
     except msgspec.ValidationError as error:
@@ -104,32 +117,27 @@ def _decode(item: bytes) -> _Event:
 
 
 def _checked(item: bytes, event: _Event, message_id: str) -> Envelope:
-    if event.type not in _TYPES:
-        raise _Refusal(Reason.MISSING_FIELD if event.type is None else Reason.UNKNOWN_TYPE, "type")
+    kind = event.type
+    if kind not in _TYPES:
+        raise _Refusal(Reason.MISSING_FIELD if kind is None else Reason.UNKNOWN_TYPE, "type")
     user_id = _text("userId", event.user_id, limits.ID_CHARS_MAX)
     anonymous_id = _text("anonymousId", event.anonymous_id, limits.ID_CHARS_MAX)
     previous_id = _text("previousId", event.previous_id, limits.ID_CHARS_MAX)
     group_id = _text("groupId", event.group_id, limits.ID_CHARS_MAX)
-    name = _text("event", event.event if event.type == "track" else event.name, limits.NAME_CHARS_MAX)
+    name = _text("event", event.event if kind == "track" else event.name, limits.NAME_CHARS_MAX)
     if user_id is None and anonymous_id is None:
         raise _Refusal(Reason.MISSING_ID)
-    if event.type == "identify" and event.traits:
-        _check_traits(event.traits)
-    required = {"alias": ("previousId", previous_id), "group": ("groupId", group_id), "track": ("event", name)}.get(event.type)
-    if required is not None and required[1] is None:
-        raise _Refusal(Reason.MISSING_FIELD, required[0])
-    return Envelope(
-        message_id=message_id,
-        type=event.type,
-        payload=item,
-        content_hash=int.from_bytes(hashlib.blake2b(item, digest_size=8).digest(), "big") >> 1,
-        user_id=user_id,
-        anonymous_id=anonymous_id,
-        name=name,
-        group_id=group_id,
-        previous_id=previous_id,
-        original_at=_instant(event),
-    )
+    if kind == "identify" and event.traits is not None:
+        _check_traits(_identify.decode(item).traits or {})
+    if kind == "track":
+        if name is None:
+            raise _Refusal(Reason.MISSING_FIELD, "event")
+    elif kind == "alias" and previous_id is None:
+        raise _Refusal(Reason.MISSING_FIELD, "previousId")
+    elif kind == "group" and group_id is None:
+        raise _Refusal(Reason.MISSING_FIELD, "groupId")
+    original_at = _instant(event)
+    return Envelope(message_id, kind, item, crc32(item), user_id, anonymous_id, name, group_id, previous_id, original_at)
 
 
 def _check_traits(traits: dict[str, msgspec.Raw]) -> None:
@@ -142,8 +150,10 @@ def _check_traits(traits: dict[str, msgspec.Raw]) -> None:
 
 def _text(field: str, value: Text, chars_max: int) -> str | None:
     """The identifier as text; None when absent or empty."""
-    if value is None or value == "":
+    if value is None:
         return None
+    if type(value) is str and len(value) <= chars_max and "\x00" not in value:
+        return value or None
     text = value if isinstance(value, str) else json.dumps(value)
     if len(text) > chars_max:
         raise _Refusal(Reason.INVALID_FIELD, f"{field} is longer than {chars_max} characters")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from kernel.clock import SECOND, Micros
@@ -10,15 +11,14 @@ from kernel.limits import CLOCK_SKEW_AHEAD_SECONDS
 _OLDEST: Final = Micros(0)
 
 
-def correct(received_at: Micros, sent_at: Micros | None, original_at: Micros | None) -> Micros:
-    """When an event happened by our clock: `receivedAt - (sentAt - originalTimestamp)` (Segment's rule, ingest.md).
+def correct(received_at: Micros, sent_at: Micros | None, original_ats: Iterable[Micros | None]) -> list[Micros]:
+    """When the events of one batch happened by our clock: `receivedAt - (sentAt - originalTimestamp)` (Segment's rule, ingest.md).
 
     Without `sentAt` the client's time is taken as it is; without that, `receivedAt`. A result before 1970, or further ahead
     than the bound, is no time at all and becomes `receivedAt`; the payload keeps what the client said.
     """
-    if original_at is None:
-        return received_at
-    corrected = original_at if sent_at is None else received_at - (sent_at - original_at)
-    if not _OLDEST <= corrected <= received_at + CLOCK_SKEW_AHEAD_SECONDS * SECOND:
-        return received_at
-    return Micros(corrected)
+    shift = 0 if sent_at is None else received_at - sent_at
+    latest = received_at + CLOCK_SKEW_AHEAD_SECONDS * SECOND
+    return [
+        Micros(at) if original is not None and _OLDEST <= (at := original + shift) <= latest else received_at for original in original_ats
+    ]

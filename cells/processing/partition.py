@@ -1,7 +1,8 @@
 """The shell of processing: for one partition fetch, fold, apply - and start again from the store's own position.
 
-Nothing is kept between two rounds but the position, and that is the store's: after any failure the loop asks for it again. No
-data ends the loop: what the store can never keep is narrowed down and becomes dead letters, everything else is waited out.
+Nothing is kept between two rounds but the position, which is the store's, and what was fetched beyond it: after any failure the loop
+asks for both again. No data ends the loop: what the store can never keep is narrowed down and becomes dead letters, everything else
+is waited out.
 """
 
 from __future__ import annotations
@@ -28,13 +29,21 @@ from kernel.ids import TenantId
 from kernel.metrics import Meter
 
 _WAIT_SECONDS: Final = 0.5
+# An apply costs much the same for ten events as for a hundred: under load it waits until there are some. One that comes after a
+# pause is not kept waiting.
+_GATHER_SECONDS: Final = 0.05
 _FENCED_SECONDS: Final = 0.2
 _RETRY_SECONDS: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 
+def _unheard(partition: int, events: int, behind_seconds: float) -> None:
+    """Nobody asks."""
+
+
 @dataclass(frozen=True)
 class Wiring:
-    """What a consumer works with. `claim` reads the newest one; `renew_claim` makes the store hear of it first."""
+    """What a consumer works with. `claim` reads the newest one; `renew_claim` makes the store hear of it first. `applied` is told of
+    each apply its partition, its events, and for how many seconds the oldest of them had waited."""
 
     log: EventLog
     store: Applier
@@ -43,6 +52,7 @@ class Wiring:
     clock: Clock
     meter: Meter
     spans: Spans = OFF
+    applied: Callable[[int, int, float], None] = _unheard
 
 
 class PartitionLoop:
@@ -52,6 +62,7 @@ class PartitionLoop:
         self._w = wiring
         self._partition = partition
         self._fences = Fences()
+        self._ahead: list[Entry] = []
 
     async def run(self) -> None:
         """Until it is cancelled. Failures are waited out with a growing pause; only a success resets it."""
@@ -60,20 +71,28 @@ class PartitionLoop:
             try:
                 position = (await self._w.store.positions()).get(self._partition, 0)
                 while True:
-                    position = await self.step(position)
+                    position = await self._round(position)
                     failures = 0
             except Failure as failure:
                 self._w.meter.add(metrics.APPLY_FAILURES, reason=failure.reason.name)
                 await self._w.clock.sleep(_RETRY_SECONDS[min(failures, len(_RETRY_SECONDS) - 1)])
                 failures += 1
 
+    async def _round(self, position: int) -> int:
+        """A step, and under load a pause after it."""
+        began = self._w.clock.monotonic()
+        following = await self.step(position)
+        if following > position and not self._ahead:
+            await self._w.clock.sleep(max(0.0, began + _GATHER_SECONDS - self._w.clock.monotonic()))
+        return following
+
     async def step(self, position: int) -> int:
         """One round; the position after it. Raises Failure."""
-        entries = await self._w.log.fetch(self._partition, position, limits.FETCH_RECORDS_MAX, limits.FETCH_BYTES_MAX, _WAIT_SECONDS)
+        entries = await self._entries(position)
         if not entries:
             self._report_lag(None)
             return position
-        self._report_lag(entries[0])
+        behind = self._report_lag(entries[0])
         with self._w.spans.start("process", links=(entry.record.trace for entry in entries), kind=SpanKind.CONSUMER) as span:
             span.note("partition", self._partition)
             span.note("records", len(entries))
@@ -86,7 +105,16 @@ class PartitionLoop:
                 return position
             case Applied():
                 self._count(outcome)
+                self._w.applied(self._partition, sum(entry.record.events for entry in entries if entry.offset < following), behind)
+                self._ahead = [entry for entry in entries if entry.offset >= following]
                 return following
+
+    async def _entries(self, position: int) -> list[Entry]:
+        """What the last fetch brought and no apply took yet, or else a new fetch."""
+        ahead, self._ahead = self._ahead, []
+        if ahead and ahead[0].offset == position:
+            return ahead
+        return await self._w.log.fetch(self._partition, position, limits.FETCH_RECORDS_MAX, limits.FETCH_BYTES_MAX, _WAIT_SECONDS)
 
     async def _apply(self, entries: Sequence[Entry], position: int) -> tuple[Outcome, int]:
         """The outcome, and the offset after what was applied. What the store can never keep is narrowed down first."""
@@ -132,9 +160,10 @@ class PartitionLoop:
             if events:
                 self._w.meter.add(metric, events)
 
-    def _report_lag(self, oldest: Entry | None) -> None:
-        age = (self._w.clock.now() - oldest.appended_at) / SECOND if oldest else 0.0
-        self._w.meter.set(metrics.LAG_SECONDS, max(0.0, age), partition=str(self._partition))
+    def _report_lag(self, oldest: Entry | None) -> float:
+        age = max(0.0, (self._w.clock.now() - oldest.appended_at) / SECOND) if oldest else 0.0
+        self._w.meter.set(metrics.LAG_SECONDS, age, partition=str(self._partition))
+        return age
 
 
 def _bounded(entries: list[Entry]) -> list[Entry]:

@@ -4,7 +4,7 @@
            -> check the shape   `shape`; tracking plans go here
            -> correct the clock `clock_skew`
            -> claim identities  `identity_claims`
-           -> row               what storage keeps
+           -> row               what storage finds the event by; the record keeps its body
     (enrichment, consent and PII rules, tenant transformations and routing to destinations take their places between the
     claims and the row; deliveries become one more field of Effects.)
 
@@ -17,18 +17,19 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import count, repeat
 
 import msgspec
 
 from cells.eventlog import codec
-from cells.eventlog.envelope import Body, Envelope
-from cells.eventlog.log import Entry, Record
+from cells.eventlog.envelope import Columns
+from cells.eventlog.log import Entry
 from cells.processing import identity_claims, shape
 from cells.processing.clock_skew import correct
-from kernel.clock import Micros, hour_of
-from kernel.effects import DeadLetter, Effects, EventRow, HeldRecord, IdentityClaim, TraitClaim
+from kernel.clock import Micros, day_of, hour_of
+from kernel.effects import DeadLetter, Effects, EventRow, HeldRecord, IdentityClaim, RecordRow, TraitClaim
 from kernel.errors import Reason
-from kernel.ids import TenantId
+from kernel.ids import TenantId, message_keys
 from kernel.limits import APPLY_CLAIMS_MAX, APPLY_FOLD_BYTES_MAX, MESSAGE_ID_CHARS_MAX, SLICE_EVENTS_MAX
 
 
@@ -51,6 +52,7 @@ class Fold:
     _bytes: int = 0
     _units: int = 0
     _rows: list[EventRow] = field(default_factory=list)
+    _records: list[RecordRow] = field(default_factory=list)
     _identities: list[IdentityClaim] = field(default_factory=list)
     _traits: list[TraitClaim] = field(default_factory=list)
     _dead: list[DeadLetter] = field(default_factory=list)
@@ -76,25 +78,26 @@ class Fold:
             self._held.append(HeldRecord(record.tenant, record.received_at, entry.offset, record.events, record.body))
             return
         try:
-            body = codec.decode(record.body)
+            columns = codec.decode_columns(record.body)
         except codec.Undecodable as error:
             self._bury_record(entry, str(error))
             return
-        if len(body.envelopes) != record.events:
-            self._bury_record(entry, f"{len(body.envelopes)} envelopes where the header says {record.events}")
+        if len(columns.message_ids) != record.events:
+            self._bury_record(entry, f"{len(columns.message_ids)} envelopes where the header says {record.events}")
             return
-        for ordinal, envelope in enumerate(body.envelopes):
-            self._bytes += len(envelope.payload)
-            self._units += 1 + self._take(entry, body, envelope, ordinal)
-            if self._units >= SLICE_EVENTS_MAX:
-                self._units = 0
-                yield
+        self._bytes += sum(map(len, columns.payloads))
+        self._units += record.events
+        yield from self._take(entry, columns)
+        if self._units >= SLICE_EVENTS_MAX:
+            self._units = 0
+            yield
 
     def effects(self) -> Effects:
         """All of it."""
         return Effects(
             partition=self.partition,
             rows=tuple(self._rows),
+            records=tuple(self._records),
             identities=tuple(dict.fromkeys(self._identities)),
             traits=tuple(self._traits),
             dead_letters=tuple(self._dead),
@@ -102,30 +105,64 @@ class Fold:
             accepted=dict(self._accepted),
         )
 
-    def _take(self, entry: Entry, body: Body, envelope: Envelope, ordinal: int) -> int:
-        """One event; how many traits it brought."""
+    def _take(self, entry: Entry, columns: Columns) -> Iterator[None]:
+        """The events of one record, a field at a time."""
         record = entry.record
-        wrong = "the store refused its record" if self.care is Care.BURY else shape.violation(envelope, self.care is Care.STRICT)
-        if wrong is not None:
-            self._bury(entry, envelope, ordinal, f"shape: {wrong}")
-            return 0
-        event_at = correct(record.received_at, body.sent_at, envelope.original_at)
-        try:
-            traits = identity_claims.traits(record.tenant, envelope, event_at)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            self._bury(entry, envelope, ordinal, f"traits: {type(error).__name__}")
-            return 0
-        self._traits.extend(traits)
-        self._identities.extend(identity_claims.identities(record.tenant, envelope))
-        self._rows.append(_row(record, entry.offset, ordinal, envelope, event_at))
-        return len(traits)
+        wrong = self._wrong(columns)
+        event_ats = correct(record.received_at, columns.sent_at, columns.original_ats)
+        for ordinal in identity_claims.with_traits(columns):
+            if ordinal in wrong:
+                continue
+            try:
+                claims = identity_claims.traits(record.tenant, columns, ordinal, event_ats[ordinal])
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+                wrong[ordinal] = f"traits: {type(error).__name__}"
+                continue
+            self._traits.extend(claims)
+            self._units += len(claims)
+            if self._units >= SLICE_EVENTS_MAX:
+                self._units = 0
+                yield
+        for ordinal, why in sorted(wrong.items()):
+            self._bury(entry, columns, ordinal, why)
+        self._identities.extend(identity_claims.identities(record.tenant, columns, wrong))
+        if len(wrong) < record.events:
+            rows = self._row_of_each(entry, columns, event_ats)
+            self._rows.extend(row for row in rows if row.ordinal not in wrong) if wrong else self._rows.extend(rows)
+            self._records.append(_record_row(self.partition, entry, record.events - len(wrong)))
 
-    def _bury(self, entry: Entry, envelope: Envelope, ordinal: int, detail: str) -> None:
-        record, reason = entry.record, Reason.UNPROCESSABLE_EVENT.name
-        message_id = envelope.message_id.replace("\x00", "\ufffd")[:MESSAGE_ID_CHARS_MAX]
-        self._dead.append(
-            DeadLetter(record.tenant, record.received_at, entry.offset, ordinal, message_id, reason, detail, envelope.payload)
+    def _wrong(self, columns: Columns) -> dict[int, str]:
+        """Why which of the events can not be taken."""
+        if self.care is Care.BURY:
+            return dict.fromkeys(range(len(columns.types)), "shape: the store refused its record")
+        return {ordinal: f"shape: {what}" for ordinal, what in shape.violations(columns, self.care is Care.STRICT).items()}
+
+    def _row_of_each(self, entry: Entry, columns: Columns, event_ats: Sequence[Micros]) -> Iterator[EventRow]:
+        record = entry.record
+        fields = zip(
+            repeat(record.tenant),
+            message_keys(record.tenant, columns.message_ids),
+            repeat(day_of(record.received_at)),
+            event_ats,
+            repeat(self.partition),
+            repeat(entry.offset),
+            count(),
+            columns.content_hashes,
+            columns.types,
+            columns.names,
+            columns.user_ids,
+            columns.anonymous_ids,
+            columns.group_ids,
+            repeat(record.source),
+            strict=False,  # what repeats has no end
         )
+        return map(EventRow._make, fields)
+
+    def _bury(self, entry: Entry, columns: Columns, ordinal: int, detail: str) -> None:
+        record, reason = entry.record, Reason.UNPROCESSABLE_EVENT.name
+        message_id = columns.message_ids[ordinal].replace("\x00", "\ufffd")[:MESSAGE_ID_CHARS_MAX]
+        payload = columns.payloads[ordinal]
+        self._dead.append(DeadLetter(record.tenant, record.received_at, entry.offset, ordinal, message_id, reason, detail, payload))
 
     def _bury_record(self, entry: Entry, detail: str) -> None:
         """One dead letter per event of the header's count, so that the ledger adds up; the first keeps the bytes."""
@@ -144,22 +181,17 @@ def fold(partition: int, entries: Sequence[Entry], held: Set[TenantId] = frozens
     return work.effects()
 
 
-def _row(record: Record, offset: int, ordinal: int, envelope: Envelope, event_at: Micros) -> EventRow:
-    return EventRow(
+def _record_row(partition: int, entry: Entry, events: int) -> RecordRow:
+    record = entry.record
+    return RecordRow(
         record.tenant,
-        envelope.message_id,
+        day_of(record.received_at),
+        partition,
+        entry.offset,
         record.received_at,
-        event_at,
-        envelope.type,
-        envelope.name,
-        envelope.user_id,
-        envelope.anonymous_id,
-        envelope.group_id,
-        record.source,
-        record.cell,
         record.epoch,
-        offset,
-        ordinal,
-        envelope.content_hash,
-        envelope.payload,
+        record.cell,
+        record.source,
+        events,
+        record.body,
     )

@@ -6,9 +6,10 @@ from typing import Final
 
 import msgspec
 
-from cells.eventlog.envelope import EVENT_TYPES, Envelope
+from cells.eventlog.envelope import EVENT_TYPES, Columns, Envelope, body_of
 
 _TYPES: Final = frozenset(EVENT_TYPES)
+_UNCONDITIONAL: Final = _TYPES - {"alias", "group"}
 _objects: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
@@ -28,6 +29,24 @@ def violation(envelope: Envelope, strict: bool = False) -> str | None:
     if envelope.type == "group" and envelope.group_id is None:
         return "groupId"
     return "payload" if strict and not _is_object(envelope.payload) else None
+
+
+def violations(columns: Columns, strict: bool = False) -> dict[int, str]:
+    """What is wrong with which envelopes of a body. Nearly always nothing, which a look at whole columns tells."""
+    if not strict and _sound(columns):
+        return {}
+    found = ((ordinal, violation(envelope, strict)) for ordinal, envelope in enumerate(body_of(columns).envelopes))
+    return {ordinal: what for ordinal, what in found if what is not None}
+
+
+def _sound(columns: Columns) -> bool:
+    """Whether no envelope can be wrong. False says that one may be."""
+    return (
+        _UNCONDITIONAL.issuperset(columns.types)
+        and all(columns.message_ids)
+        and "\x00" not in "".join(columns.message_ids)
+        and (None, None) not in zip(columns.user_ids, columns.anonymous_ids, strict=True)
+    )
 
 
 def _is_object(payload: bytes) -> bool:

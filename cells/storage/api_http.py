@@ -88,11 +88,11 @@ class QueryHttp:
 
 def event_json(stored: Stored) -> dict[str, object]:
     """An event; absent fields are null."""
-    row = stored.row
+    row, record = stored.row, stored.record
     return {
-        "messageId": row.message_id,
+        "messageId": stored.envelope.message_id,
         "timestamp": instant(row.event_at),
-        "receivedAt": instant(row.received_at),
+        "receivedAt": instant(record.received_at),
         "storedAt": instant(stored.stored_at),
         "type": row.type,
         "name": row.name,
@@ -100,13 +100,23 @@ def event_json(stored: Stored) -> dict[str, object]:
         "anonymousId": row.anonymous_id,
         "groupId": row.group_id,
         "source": row.source,
-        "cell": row.cell,
-        "epoch": row.epoch,
-        "partition": stored.partition,
+        "cell": record.cell,
+        "epoch": record.epoch,
+        "partition": row.partition,
         "offset": row.offset,
         "ordinal": row.ordinal,
-        "payload": msgspec.Raw(row.payload),
+        "payload": _json_of(stored.envelope.payload),
     }
+
+
+def _json_of(payload: bytes) -> msgspec.Raw:
+    """The payload; null for one that is no JSON in UTF-8, which only another writer than ingest leaves in a log."""
+    try:
+        if not payload.isascii():
+            payload.decode()
+        return msgspec.json.decode(payload, type=msgspec.Raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return msgspec.Raw(b"null")
 
 
 def profile_json(profile: Profile) -> dict[str, object]:

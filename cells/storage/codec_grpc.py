@@ -43,21 +43,21 @@ def asked_of(proto: query_pb2.EventFilter) -> Asked:
 
 def event_proto(stored: Stored) -> query_pb2.StoredEvent:
     """An event; absent fields are empty."""
-    row = stored.row
+    row, record = stored.row, stored.record
     return query_pb2.StoredEvent(
-        message_id=row.message_id,
+        message_id=stored.envelope.message_id,
         timestamp=timestamp(row.event_at),
-        received_at=timestamp(row.received_at),
+        received_at=timestamp(record.received_at),
         stored_at=timestamp(stored.stored_at),
         type=row.type,
         name=row.name or "",
         user_id=row.user_id or "",
         anonymous_id=row.anonymous_id or "",
         source=row.source,
-        cell=row.cell,
-        epoch=row.epoch,
-        payload_json=row.payload,
-        partition=stored.partition,
+        cell=record.cell,
+        epoch=record.epoch,
+        payload_json=stored.envelope.payload,
+        partition=row.partition,
         offset=row.offset,
         ordinal=row.ordinal,
     )

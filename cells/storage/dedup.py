@@ -1,22 +1,38 @@
-"""Dedup as arithmetic: the days that rule 2 looks at, and repeats inside one apply. Pure. The rules are in `store`'s docstring."""
+"""Dedup as arithmetic: which rows are new, given what is stored under their keys. Pure. The rules are in `store`'s docstring."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import date, timedelta
-from operator import itemgetter
-from typing import Final
+from operator import attrgetter
+from typing import Final, NamedTuple
 
 from kernel.clock import Micros, day_of
 from kernel.effects import EventRow
-from kernel.ids import TenantId
 from kernel.limits import SEEN_WINDOW_DAYS
 
-_key = itemgetter(0, 1)
-EventKey = tuple[TenantId, str]
-
-
 WINDOW: Final = timedelta(days=SEEN_WINDOW_DAYS)
+
+_key = attrgetter("message_key")
+
+
+class Found(NamedTuple):
+    """An event that is stored already."""
+
+    message_key: bytes
+    received_day: date
+    content_hash: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sifted:
+    """`fresh` rows are new, in key order: two appliers meet shared keys in one order. `conflicts` counts those of `repeated` whose
+    content differs from the first write's."""
+
+    fresh: Sequence[EventRow]
+    repeated: Sequence[EventRow]
+    conflicts: int
 
 
 def window_begins(now: Micros) -> date:
@@ -24,24 +40,44 @@ def window_begins(now: Micros) -> date:
     return day_of(now) - WINDOW
 
 
-def days_to_look_at(days: Set[date]) -> tuple[date, date, date, date]:
-    """First and last day of two ranges in which rule 2 may find an earlier write of rows received on `days`.
-
-    Rows of one single day are not looked for in that day: its primary key tells. This is nearly every apply, and it spares a look
-    into the one partition that grows while the planner still believes it empty.
-    """
-    first, last, day = min(days), max(days), timedelta(days=1)
-    return first - WINDOW, last if len(days) > 1 else last - day, last + day, last + WINDOW
-
-
-def unique(rows: Sequence[EventRow]) -> tuple[list[EventRow], list[EventRow]]:
-    """(the first row of each tenant and message id, in key order; the others). Two appliers thus meet shared keys in one order."""
+def sift(rows: Iterable[EventRow], found: Iterable[Found], begins: date) -> Sifted:
+    """Tells new rows from repeated ones. `found` holds at least what is stored under the rows' keys within the window of their days."""
     ordered = sorted(rows, key=_key)
-    if len({(row.tenant, row.message_id) for row in ordered}) == len(ordered):
-        return ordered, []
-    firsts: list[EventRow] = []
-    repeats: list[EventRow] = []
+    stored: dict[bytes, list[Found]] = {}
+    for one in found:
+        stored.setdefault(one.message_key, []).append(one)
+    if not stored and len(set(map(_key, ordered))) == len(ordered):
+        return Sifted(ordered, [], 0)
+    fresh: list[EventRow] = []
+    repeated: list[EventRow] = []
+    conflicts = 0
+    before: EventRow | None = None
     for row in ordered:
-        again = firsts and firsts[-1].message_id == row.message_id and firsts[-1].tenant == row.tenant
-        (repeats if again else firsts).append(row)
-    return firsts, repeats
+        if before is not None and before.message_key == row.message_key:
+            stored.setdefault(row.message_key, [_as_found(before)])  # the first of them was new
+        earlier = stored.get(row.message_key)
+        before = row
+        first = _first(row, earlier, begins) if earlier is not None else None
+        if first is not None:
+            repeated.append(row)
+            conflicts += first.content_hash != row.content_hash
+            continue
+        fresh.append(row)
+        if earlier is not None:
+            earlier.append(_as_found(row))
+    return Sifted(fresh, repeated, conflicts)
+
+
+def _as_found(row: EventRow) -> Found:
+    return Found(row.message_key, row.received_day, row.content_hash)
+
+
+def _first(row: EventRow, earlier: Sequence[Found], begins: date) -> Found | None:
+    """The write that `row` repeats: by rule 1 that of its own day, else by rule 2 the first one in the window."""
+    for one in earlier:
+        if one.received_day == row.received_day:
+            return one
+    if row.received_day < begins:
+        return None
+    near = [one for one in earlier if abs(one.received_day - row.received_day) <= WINDOW]
+    return min(near, key=attrgetter("received_day")) if near else None

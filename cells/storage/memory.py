@@ -5,29 +5,30 @@ An apply is atomic because it never yields: it is decided on what is there and t
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date
 
+from cells.eventlog import codec
 from cells.storage import dedup, identity, metrics, own, tally, traits
 from cells.storage.held import HELD_RECORDS_MAX, ordinal_in
 from cells.storage.profile import profile_of
 from cells.storage.store import Cursor, Filter, LedgerRow, Profile, Stored, Traced
-from kernel.clock import Clock, Micros, day_of, hour_of
-from kernel.effects import Applied, Apply, DeadLetter, Duplicate, Effects, EventRow, Fenced, HeldRecord, Outcome, TraitClaim
+from kernel.clock import Clock, Micros
+from kernel.effects import Applied, Apply, DeadLetter, Duplicate, Effects, EventRow, Fenced, HeldRecord, Outcome, RecordRow, TraitClaim
 from kernel.epoch import Ownership
 from kernel.errors import Failure, Reason
-from kernel.ids import TenantId
+from kernel.ids import TenantId, message_keys
 from kernel.metrics import Meter
 
 
 @dataclass
 class _Tenant:
-    """What is kept of one tenant. Events by (message id, received day); dead letters and held records by log position."""
+    """What is kept of one tenant. Events by message key; dead letters and held records by log position."""
 
-    events: dict[tuple[str, date], Stored] = field(default_factory=dict)
-    days: dict[str, list[date]] = field(default_factory=dict)
+    events: dict[bytes, list[Stored]] = field(default_factory=dict)
     nodes: dict[str, str] = field(default_factory=dict)
     traits: dict[tuple[str, str], TraitClaim] = field(default_factory=dict)
     dead_letters: dict[tuple[int, int, int], DeadLetter] = field(default_factory=dict)
@@ -45,6 +46,7 @@ class MemoryStore:
         self._owned: dict[TenantId, Ownership] = {}
         self._tenants: dict[TenantId, _Tenant] = {}
         self._ledger: dict[tally.TenantHour, LedgerRow] = {}
+        self._records: dict[tuple[date, int, int], tuple[RecordRow, Micros]] = {}
 
     async def close(self) -> None:
         """Nothing to release."""
@@ -80,9 +82,11 @@ class MemoryStore:
         refused = own.fenced(apply.claim, tally.claimed(effects, counted), self._owned)
         if refused:
             return Fenced(refused)
-        stored, conflicts = self._store_rows(effects)
+        _refuse_nul(effects)
+        sifted = self._sift(effects)
+        self._store_rows(effects, sifted.fresh)
         self._store_others(effects)
-        lines = tally.settle(counted, stored)
+        lines = tally.settle(counted, tally.hours_of(effects.records, sifted.repeated))
         self._store_ledger(lines)
         self._positions[effects.partition] = apply.next
         return Applied(
@@ -90,22 +94,21 @@ class MemoryStore:
             duplicate=sum(line.duplicate for line in lines),
             quarantined=sum(line.quarantined for line in lines),
             held=sum(line.held for line in lines),
-            conflicts=conflicts,
+            conflicts=sifted.conflicts,
         )
 
     async def list_events(self, tenant: TenantId, which: Filter, page_size: int, after: Cursor | None) -> list[Stored]:
         """See the port."""
         found = sorted(self._matching(tenant, which), key=_time_key, reverse=True)
         if after is not None:
-            found = [stored for stored in found if _time_key(stored) < (after.event_at, after.message_id)]
+            found = [stored for stored in found if _time_key(stored) < (after.event_at, after.message_key)]
         return found[:page_size]
 
     async def get_event(self, tenant: TenantId, message_id: str) -> Stored | None:
         """See the port."""
         self._reach()
-        known = self._tenants.get(tenant, _Tenant())
-        days = known.days.get(message_id)
-        return known.events[message_id, min(days)] if days else None
+        found = self._tenants.get(tenant, _Tenant()).events.get(message_keys(tenant, [message_id])[0], [])
+        return min(found, key=lambda stored: stored.row.received_day) if found else None
 
     async def count_events(self, tenant: TenantId, which: Filter, bucket_seconds: int) -> list[tuple[Micros, int]]:
         """See the port."""
@@ -126,7 +129,7 @@ class MemoryStore:
         """See the port."""
         stored = await self.get_event(tenant, message_id)
         if stored is not None:
-            return Traced("stored", "", stored.partition, stored.row.offset, stored.row.ordinal, stored)
+            return Traced("stored", "", stored.row.partition, stored.row.offset, stored.row.ordinal, stored)
         known = self._tenants.get(tenant, _Tenant())
         letters = known.dead_letters.items()
         found = [(letter.received_at, place, letter.reason) for place, letter in letters if letter.message_id == message_id]
@@ -149,35 +152,27 @@ class MemoryStore:
 
     def _matching(self, tenant: TenantId, which: Filter) -> list[Stored]:
         self._reach()
-        return [stored for stored in self._tenants.get(tenant, _Tenant()).events.values() if _matches(stored.row, which)]
+        kept = self._tenants.get(tenant, _Tenant()).events.values()
+        return [stored for same in kept for stored in same if _matches(stored.row, which)]
 
-    def _store_rows(self, effects: Effects) -> tuple[dict[tally.TenantHour, int], int]:
-        now = self._clock.now()
-        firsts, repeats = dedup.unique(effects.rows)
-        stored: Counter[tally.TenantHour] = Counter()
-        for row in firsts:
-            if self._first_hash(row, now) is None:
-                stored[row.tenant, hour_of(row.received_at)] += 1
-                self._remember(Stored(row, effects.partition, now))
-        conflicts = sum(self._first_hash(row, now) not in (None, row.content_hash) for row in (*firsts, *repeats))
-        return dict(stored), conflicts
+    def _sift(self, effects: Effects) -> dedup.Sifted:
+        stored = [s.row for row in effects.rows for s in self._of(row.tenant).events.get(row.message_key, [])]
+        found = {dedup.Found(row.message_key, row.received_day, row.content_hash) for row in stored}
+        return dedup.sift(effects.rows, found, dedup.window_begins(self._clock.now()))
 
-    def _remember(self, stored: Stored) -> None:
-        row, day = stored.row, day_of(stored.row.received_at)
-        known = self._of(row.tenant)
-        known.events[row.message_id, day] = stored
-        known.days.setdefault(row.message_id, []).append(day)
-
-    def _first_hash(self, row: EventRow, now: Micros) -> int | None:
-        """The content hash of the first write that `row` duplicates: by rule 1, else by rule 2."""
-        known, day = self._of(row.tenant), day_of(row.received_at)
-        same = known.events.get((row.message_id, day))
-        if same is not None:
-            return same.row.content_hash
-        if day < dedup.window_begins(now):
-            return None
-        near = [other for other in known.days.get(row.message_id, []) if abs(other - day) <= dedup.WINDOW]
-        return known.events[row.message_id, min(near)].row.content_hash if near else None
+    def _store_rows(self, effects: Effects, fresh: Sequence[EventRow]) -> None:
+        now, offsets = self._clock.now(), {row.offset for row in fresh}
+        used = {(r.received_day, r.partition, r.offset): r for r in effects.records if r.offset in offsets}
+        if any(key in self._records and _differ(record, self._records[key][0]) for key, record in used.items()):
+            raise Failure(Reason.LOG_REPLACED, f"partition {effects.partition}")
+        bodies = {key: codec.decode(record.body) for key, record in used.items()}
+        for key, record in used.items():
+            self._records.setdefault(key, (record._replace(body=b""), now))
+        for row in fresh:
+            key = (row.received_day, row.partition, row.offset)
+            record, stored_at = self._records[key]
+            stored = Stored(row, record, bodies[key].envelopes[row.ordinal], stored_at)
+            self._of(row.tenant).events.setdefault(row.message_key, []).append(stored)
 
     def _store_others(self, effects: Effects) -> None:
         for letter in effects.dead_letters:
@@ -207,8 +202,19 @@ class MemoryStore:
             )
 
 
-def _time_key(stored: Stored) -> tuple[int, str]:
-    return stored.row.event_at, stored.row.message_id
+def _refuse_nul(effects: Effects) -> None:
+    """What no PostgreSQL keeps is refused here too, so that a simulation sees what a cell would do."""
+    kept = itertools.chain(effects.rows, effects.records, effects.identities, effects.traits)
+    if any(isinstance(field, str) and "\0" in field for one in kept for field in one):
+        raise ValueError("a row that can never be kept: text with a NUL")
+
+
+def _differ(one: RecordRow, other: RecordRow) -> bool:
+    return (one.tenant, one.received_at, one.cell) != (other.tenant, other.received_at, other.cell)
+
+
+def _time_key(stored: Stored) -> tuple[int, bytes]:
+    return stored.row.event_at, stored.row.message_key
 
 
 def _matches(row: EventRow, which: Filter) -> bool:

@@ -35,6 +35,13 @@ IDENTITY_DROPPED: Final = Metric(
     "identity claims that would have made a person of too many nodes",
     "a client shares one id among many people, for example a kiosk's anonymous id",
 )
+CONVERTED: Final = Metric(
+    "dataflow_storage_converted_events_total",
+    "counter",
+    "events of the previous version's table that were moved to records, or dropped as a duplicate of one that is stored",
+    "growing: the previous version still applies, or its events are still being moved; queries see each once it is moved",
+    ("outcome",),
+)
 QUERIES: Final = Metric(
     "dataflow_storage_queries_total",
     "counter",
@@ -53,4 +60,4 @@ AUDIT_ENTRIES: Final = Metric(
     "dataflow_storage_audit_entries_total", "counter", "durable entries of the audit chain", "compare with the queries: every read has one"
 )
 
-METRICS: Final = (APPLIED_EVENTS, APPLIES, APPLY_SECONDS, CONFLICTS, IDENTITY_DROPPED, QUERIES, QUERY_SECONDS, AUDIT_ENTRIES)
+METRICS: Final = (APPLIED_EVENTS, APPLIES, APPLY_SECONDS, CONFLICTS, IDENTITY_DROPPED, CONVERTED, QUERIES, QUERY_SECONDS, AUDIT_ENTRIES)

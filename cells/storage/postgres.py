@@ -7,7 +7,7 @@ so a killed server is found again by itself. Every wait is bounded on both sides
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -16,6 +16,7 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
+from kernel.effects import EventRow, RecordRow
 from kernel.errors import Failure, Reason
 from kernel.limits import APPLY_SECONDS_MAX, QUERY_SECONDS_MAX
 
@@ -26,6 +27,8 @@ else:
     Connection, Pool = asyncpg.Connection, asyncpg.Pool
 
 CONNECT_SECONDS_MAX: Final = 5.0
+EVENT_COLUMNS: Final = tuple("log_offset" if name == "offset" else name for name in EventRow._fields)
+RECORD_COLUMNS: Final = tuple("log_offset" if name == "offset" else name for name in RecordRow._fields)
 # InternalClientError: a dying server's last words reached an idle connection. InvalidCachedStatementError: a migration changed a
 # table under a prepared statement, which is prepared anew the next time.
 NOT_NOW: Final = (
@@ -96,11 +99,9 @@ class Session:
         name: str,
         bounds: Bounds,
         plans: dict[str, str],
-        init: Callable[[asyncpg.Connection[asyncpg.Record]], Awaitable[None]] | None = None,
     ) -> None:
         self._dsn = dsn
         self._bounds = bounds
-        self._init = init
         self._settings = {
             **plans,
             "application_name": name,
@@ -142,17 +143,11 @@ class Session:
                     max_size=self._bounds.connections,
                     timeout=CONNECT_SECONDS_MAX,
                     server_settings=self._settings,
-                    init=self._set_up,
                     reset=_keep,
                     max_inactive_connection_lifetime=300.0,
                 )
                 self._pool = await pool
             return self._pool
-
-    async def _set_up(self, connection: asyncpg.Connection[asyncpg.Record]) -> None:
-        await connection.set_type_codec("json", schema="pg_catalog", encoder=bytes, decoder=bytes, format="binary")
-        if self._init is not None:
-            await self._init(connection)
 
     async def close(self) -> None:
         """Cuts what is still open. Idempotent."""

@@ -1,8 +1,11 @@
 """`store.Store` on PostgreSQL, as df_apply.
 
-Concurrent applies cannot deadlock: each takes its locks class by class - position, ownership, event keys, dead letters, held,
+Concurrent applies cannot deadlock: each takes its locks class by class - position, ownership, event keys, records, dead letters, held,
 traits, tenants' identity locks, ledger - and within a class in key order. Day partitions are made before, in a transaction of
 their own. The ledger's rows, which applies of one tenant share, come last and are held for one round trip.
+
+Rows go by COPY straight into the partition of their day, which knows no row-level security; what is stored already is looked up before.
+Two applies that store one key at the same time meet at its unique index: the later one begins again and finds it.
 """
 
 from __future__ import annotations
@@ -15,27 +18,40 @@ from typing import Final, TypeVar
 import asyncpg
 
 from cells.storage import dedup, identity, metrics, own, tally, traits
-from cells.storage.postgres import APPLY_BOUNDS, INDEX_PLANS, Connection, Session
+from cells.storage.postgres import APPLY_BOUNDS, EVENT_COLUMNS, INDEX_PLANS, Connection, Session
+from cells.storage.postgres_convert import Converter
 from cells.storage.sql import sql
 from cells.storage.store import LedgerRow
 from kernel.clock import Clock, Micros, day_of
-from kernel.effects import Applied, Apply, DeadLetter, Duplicate, Effects, EventRow, Fenced, HeldRecord, IdentityClaim, Outcome, TraitClaim
+from kernel.effects import (
+    Applied,
+    Apply,
+    DeadLetter,
+    Duplicate,
+    Effects,
+    EventRow,
+    Fenced,
+    HeldRecord,
+    IdentityClaim,
+    Outcome,
+    RecordRow,
+    TraitClaim,
+)
 from kernel.epoch import Epoch, Ownership
 from kernel.errors import Failure, Reason
 from kernel.ids import TenantId
-from kernel.limits import APPLY_SECONDS_MAX, SEEN_WINDOW_DAYS
+from kernel.limits import APPLY_SECONDS_MAX
 from kernel.metrics import Meter
 
 SHARED: Final = "tenants"
-_COLUMNS: Final = tuple("log_offset" if name == "offset" else name for name in EventRow._fields)
 _ATTEMPTS: Final = 3
 _CLAIMS_MAX: Final = 50_000
 
-Item = TypeVar("Item", EventRow, DeadLetter, HeldRecord, IdentityClaim, TraitClaim, tally.Line)
+Item = TypeVar("Item", EventRow, RecordRow, DeadLetter, HeldRecord, IdentityClaim, TraitClaim, tally.Line)
 
 
 class _Stale(Exception):
-    """What this process believed of schemas or partitions is not so (any more): learn and begin again."""
+    """What this apply believed of schemas, partitions or stored keys is not so (any more): learn and begin again."""
 
 
 @dataclass(slots=True)
@@ -60,21 +76,20 @@ class _Known:
 
     def split(self, items: Iterable[Item]) -> list[tuple[str, list[Item]]]:
         """The items by schema, in schema order, each list in the order of `items`."""
+        if not self.homes:
+            all_of_them = list(items)
+            return [(SHARED, all_of_them)] if all_of_them else []
         parts: dict[str, list[Item]] = {}
         for item in items:
             parts.setdefault(self.homes.get(item.tenant, SHARED), []).append(item)
         return sorted(parts.items())
 
 
-async def _make_staging(connection: asyncpg.Connection[asyncpg.Record]) -> None:
-    await connection.execute(sql("staging"))
-
-
 class PostgresStore:
     """See the module's docstring and the port's. `dsn` is df_apply's."""
 
     def __init__(self, dsn: str, clock: Clock, meter: Meter) -> None:
-        self._session = Session(dsn, "dataflow-apply", APPLY_BOUNDS, INDEX_PLANS, _make_staging)
+        self._session = Session(dsn, "dataflow-apply", APPLY_BOUNDS, INDEX_PLANS)
         self._clock = clock
         self._meter = meter
         self._known = _Known()
@@ -115,9 +130,11 @@ class PostgresStore:
             await self._learn_homes(connection)
 
     async def maintain(self) -> None:
-        """Makes the day partitions ahead of now, so that no apply has to wait for one. Idempotent; call it every few hours."""
+        """Makes the day partitions ahead of now, so that no apply has to wait for one, and moves what the previous version stored.
+        Idempotent; call it every few hours."""
         async with self._session.connection(APPLY_SECONDS_MAX) as connection:
             await connection.execute(sql("maintain"), day_of(self._clock.now()))
+        await Converter(self._session, self._clock, self._meter).run()
 
     async def apply(self, apply: Apply, deadline: float) -> Outcome:
         """See the port."""
@@ -146,32 +163,31 @@ class PostgresStore:
                     self._known = _Known()
                     await self._learn_homes(connection)
                 except (asyncpg.DataError, asyncpg.ProgramLimitExceededError) as error:
-                    raise ValueError("a row that can never be kept: text with a NUL, a payload that is no JSON, a key too long") from error
+                    raise ValueError("a row that can never be kept: text with a NUL, a key too long") from error
                 except asyncpg.PostgresError as error:
                     raise Failure(Reason.STORE_UNAVAILABLE, type(error).__name__) from error
-        raise Failure(Reason.STORE_UNAVAILABLE, "schemas or day partitions keep changing")
+        raise Failure(Reason.STORE_UNAVAILABLE, "schemas, day partitions or stored keys keep changing")
 
     async def _transact(self, connection: Connection, apply: Apply, counted: tally.Tally) -> Outcome:
         effects = apply.effects
         now = self._clock.now()
         await self._prepare(connection, effects)
         await connection.execute("BEGIN")
-        moved = await connection.fetchval(sql("advance"), effects.partition, apply.expected, apply.next)
-        if moved is None:
+        begun, refused = await self._begin(connection, apply, counted)
+        if not begun:
             position = await connection.fetchval(sql("position"), effects.partition)
             await connection.execute("ROLLBACK")
             return Duplicate(position)
-        refused = await self._check(connection, apply, counted)
         if refused:
             await connection.execute("ROLLBACK")
             return Fenced(refused)
         fold = _Fold(connection, self._known, effects, now)
-        stored, conflicts = await fold.rows()
+        sifted = await fold.rows()
         await fold.dead_letters()
         await fold.held()
         await fold.latest_traits()
         dropped = await fold.identities()
-        lines = tally.settle(counted, stored)
+        lines = tally.settle(counted, tally.hours_of(effects.records, sifted.repeated))
         await fold.ledger(lines)
         await connection.execute("COMMIT")
         self._meter.add(metrics.IDENTITY_DROPPED, dropped)
@@ -180,7 +196,7 @@ class PostgresStore:
             duplicate=sum(line.duplicate for line in lines),
             quarantined=sum(line.quarantined for line in lines),
             held=sum(line.held for line in lines),
-            conflicts=conflicts,
+            conflicts=sifted.conflicts,
         )
 
     async def _prepare(self, connection: Connection, effects: Effects) -> None:
@@ -194,16 +210,16 @@ class PostgresStore:
                 await connection.execute(sql("make_day"), *place)
                 self._known.days.add(place)
 
-    async def _check(self, connection: Connection, apply: Apply, counted: tally.Tally) -> frozenset[TenantId]:
-        """Door two: the tenants that it refuses. Raises _Stale when a tenant lives in another schema than we thought."""
+    async def _begin(self, connection: Connection, apply: Apply, counted: tally.Tally) -> tuple[bool, frozenset[TenantId]]:
+        """(whether the position moved, the tenants that door two refuses). Raises _Stale when a tenant lives in another schema
+        than we thought."""
         claimed = tally.claimed(apply.effects, counted)
         tenants = sorted({*claimed, *(record.tenant for record in apply.effects.held)})
-        if not tenants:
-            return frozenset()
-        rows = await connection.fetch(sql("owned"), tenants)
+        found = await connection.fetch(sql("begin_apply"), apply.effects.partition, apply.expected, apply.next, tenants)
+        rows = [row for row in found if row["tenant"] is not None]
         if any(self._known.home(row["tenant"]) != row["home"] for row in rows):
             raise _Stale
-        return own.fenced(apply.claim, claimed, {row["tenant"]: _ownership(row) for row in rows})
+        return found[0]["moved"], own.fenced(apply.claim, claimed, {row["tenant"]: _ownership(row) for row in rows})
 
     async def _learn_homes(self, connection: Connection) -> None:
         rows = await connection.fetch(sql("ownerships"))
@@ -219,50 +235,38 @@ class _Fold:
     effects: Effects
     now: Micros
 
-    async def rows(self) -> tuple[dict[tally.TenantHour, int], int]:
-        """(new rows per tenant-hour, conflicts)."""
+    async def rows(self) -> dedup.Sifted:
+        """Stores the rows that are new, and their records."""
         if not self.effects.rows:
-            return {}, 0
-        firsts, repeats = dedup.unique(self.effects.rows)
-        await self.connection.copy_records_to_table("staging", records=firsts, columns=_COLUMNS)
-        parts = self.known.split(firsts) if self.known.homes else [(SHARED, firsts)]
-        stored: dict[tally.TenantHour, int] = {}
-        conflicts = 0
-        for home, rows in parts:
-            only = None if len(parts) == 1 else sorted({row.tenant for row in rows})
-            new: set[dedup.EventKey] = set()
-            for tenant, hour, ids in await self._store_rows(home, only):
-                stored[tenant, hour] = len(ids)
-                new.update((tenant, id_) for id_ in ids)
-            old = [row for row in rows if (row.tenant, row.message_id) not in new] if len(new) < len(rows) else []
-            old += [row for row in repeats if self.known.home(row.tenant) == home]
-            if old:
-                conflicts += await self._conflicts(home, old)
-        return stored, conflicts
+            return dedup.Sifted((), (), 0)
+        found: list[dedup.Found] = []
+        days = [record.received_day for record in self.effects.records]
+        for home, rows in self.known.split(self.effects.rows):
+            keys = sorted(row.message_key for row in rows)
+            known = await self.connection.fetch(sql("find_rows", home), keys, min(days) - dedup.WINDOW, max(days) + dedup.WINDOW)
+            found += (dedup.Found(*row) for row in known)
+        sifted = dedup.sift(self.effects.rows, found, dedup.window_begins(self.now))
+        for home, fresh in self.known.split(sifted.fresh):
+            for day, rows in _by_day(fresh):
+                await self._copy(home, day, rows)
+        await self._records({row.offset for row in sifted.fresh})
+        return sifted
 
-    async def _store_rows(self, home: str, only: list[TenantId] | None) -> list[tuple[TenantId, Micros, list[str]]]:
-        """The new message ids per tenant and hour."""
+    async def _copy(self, home: str, day: date, rows: list[EventRow]) -> None:
         try:
-            days = dedup.days_to_look_at(tally.days_of(self.effects))
-            rule_two = (dedup.window_begins(self.now), SEEN_WINDOW_DAYS, *days)
-            found = await self.connection.fetch(sql("store_rows", home), self.effects.partition, self.now, only, *rule_two)
-        except (asyncpg.CheckViolationError, asyncpg.UndefinedTableError) as error:
+            await self.connection.copy_records_to_table(f"event_row_{day:%Y%m%d}", schema_name=home, records=rows, columns=EVENT_COLUMNS)
+        except (asyncpg.UniqueViolationError, asyncpg.CheckViolationError, asyncpg.UndefinedTableError) as error:
             raise _Stale from error
-        return [(TenantId(tenant), Micros(hour), ids) for tenant, hour, ids in found]
 
-    async def _conflicts(self, home: str, rows: list[EventRow]) -> int:
-        """Planned anew each time: a plan from when the partition was young would read a whole tenant for each repeat."""
-        await self.connection.execute("SET LOCAL plan_cache_mode = force_custom_plan")
-        days = [day_of(row.received_at) for row in rows]
-        found = await self.connection.fetch(
-            sql("first_hashes", home),
-            [row.tenant for row in rows],
-            [row.message_id for row in rows],
-            days,
-            dedup.window_begins(self.now),
-            SEEN_WINDOW_DAYS,
-        )
-        return sum(hashed is not None and hashed != rows[n - 1].content_hash for n, hashed in found)
+    async def _records(self, offsets: set[int]) -> None:
+        """The records that have new rows."""
+        for home, records in self.known.split(record for record in self.effects.records if record.offset in offsets):
+            try:
+                kept = await self.connection.fetch(sql("store_records", home), self.now, *zip(*records, strict=True))
+            except (asyncpg.CheckViolationError, asyncpg.UndefinedTableError) as error:
+                raise _Stale from error
+            if len(kept) < len(records):
+                raise Failure(Reason.LOG_REPLACED, f"partition {self.effects.partition}, from offset {records[0].offset} on")
 
     async def dead_letters(self) -> None:
         """A text that PostgreSQL cannot keep is shown with a replacement character: the payload keeps the bytes."""
@@ -330,6 +334,14 @@ class _Fold:
         for home, part in self.known.split(lines):
             columns = zip(*((o.tenant, o.hour, o.stored, o.duplicate, o.quarantined, o.held) for o in part), strict=True)
             await self.connection.execute(sql("store_ledger", home), *columns)
+
+
+def _by_day(rows: list[EventRow]) -> list[tuple[date, list[EventRow]]]:
+    """The rows by received day, in the order of days, each list in the order of `rows`."""
+    parts: dict[date, list[EventRow]] = {}
+    for row in rows:
+        parts.setdefault(row.received_day, []).append(row)
+    return sorted(parts.items())
 
 
 def _ownership(row: asyncpg.Record) -> Ownership:

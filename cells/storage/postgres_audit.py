@@ -17,7 +17,7 @@ class PostgresAuditTrail:
     """See the port. `dsn` is df_audit's."""
 
     def __init__(self, dsn: str) -> None:
-        self._session = Session(dsn, "dataflow-audit", AUDIT_BOUNDS, READ_PLANS, None)
+        self._session = Session(dsn, "dataflow-audit", AUDIT_BOUNDS, READ_PLANS)
 
     async def close(self) -> None:
         """Cuts its connections. Idempotent."""

@@ -5,29 +5,39 @@ Each read is one read-only transaction in which `dataflow.tenant` is set; outsid
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import date
+from typing import Final
 
 import asyncpg
 
+from cells.eventlog import codec
+from cells.eventlog.envelope import Envelope
+from cells.storage.convert import partition_of
 from cells.storage.held import HELD_RECORDS_MAX, ordinal_in
-from cells.storage.postgres import QUERY_BOUNDS, READ_PLANS, Connection, Session
+from cells.storage.postgres import EVENT_COLUMNS, QUERY_BOUNDS, READ_PLANS, RECORD_COLUMNS, Connection, Session
 from cells.storage.profile import profile_of
 from cells.storage.sql import sql
 from cells.storage.store import Cursor, Filter, Profile, Stored, Traced
 from kernel.clock import Micros
-from kernel.effects import EventRow, TraitClaim
-from kernel.ids import CellId, TenantId, is_name
+from kernel.effects import EventRow, RecordRow, TraitClaim
+from kernel.ids import TenantId, is_name, message_keys
 from kernel.limits import QUERY_SECONDS_MAX
 
-_SHARED = "tenants"
+_SHARED: Final = "tenants"
+# A page may stand in as many records as it has events, each of up to RECORD_BYTES_MAX: so few bodies are held at a time.
+_RECORDS_AT_ONCE: Final = 16
+
+_Key = tuple[date, int, int]
 
 
 class PostgresReader:
     """See the module's docstring and the port's. `dsn` is df_query's."""
 
     def __init__(self, dsn: str) -> None:
-        self._session = Session(dsn, "dataflow-query", QUERY_BOUNDS, READ_PLANS, None)
+        self._session = Session(dsn, "dataflow-query", QUERY_BOUNDS, READ_PLANS)
         self._homes: dict[TenantId, str] = {}
 
     async def close(self) -> None:
@@ -36,20 +46,19 @@ class PostgresReader:
 
     async def list_events(self, tenant: TenantId, which: Filter, page_size: int, after: Cursor | None) -> list[Stored]:
         """See the port."""
-        cursor = (after.event_at, after.message_id) if after else (None, None)
+        cursor = (after.event_at, after.message_key) if after else (None, None)
         values = (tenant, which.since, which.until, which.type, which.name, which.anonymous_id, which.source, *cursor, page_size)
         async with self._reading(tenant) as (connection, home):
             if which.user_id is None:
                 rows = await connection.fetch(sql("list_events", home), *values)
             else:
                 rows = await connection.fetch(sql("list_events_of_user", home), *values, which.user_id)
-        return [_stored(row) for row in rows]
+            return await _joined(connection, home, rows)
 
     async def get_event(self, tenant: TenantId, message_id: str) -> Stored | None:
         """See the port."""
         async with self._reading(tenant) as (connection, home):
-            row = await connection.fetchrow(sql("get_event", home), tenant, message_id)
-        return None if row is None else _stored(row)
+            return await _event(connection, home, tenant, message_id)
 
     async def count_events(self, tenant: TenantId, which: Filter, bucket_seconds: int) -> list[tuple[Micros, int]]:
         """See the port."""
@@ -70,10 +79,9 @@ class PostgresReader:
     async def trace(self, tenant: TenantId, message_id: str) -> Traced:
         """See the port."""
         async with self._reading(tenant) as (connection, home):
-            row = await connection.fetchrow(sql("get_event", home), tenant, message_id)
-            if row is not None:
-                stored = _stored(row)
-                return Traced("stored", "", stored.partition, stored.row.offset, stored.row.ordinal, stored)
+            stored = await _event(connection, home, tenant, message_id)
+            if stored is not None:
+                return Traced("stored", "", stored.row.partition, stored.row.offset, stored.row.ordinal, stored)
             letter = await connection.fetchrow(sql("get_dead_letter", home), tenant, message_id)
             if letter is not None:
                 return Traced("dead_letter", letter["reason"], letter["partition"], letter["log_offset"], letter["ordinal"])
@@ -96,23 +104,37 @@ class PostgresReader:
             await connection.execute("COMMIT")
 
 
-def _stored(row: asyncpg.Record) -> Stored:
-    event = EventRow(
-        tenant=TenantId(row["tenant"]),
-        message_id=row["message_id"],
-        received_at=Micros(row["received_at"]),
-        event_at=Micros(row["event_at"]),
-        type=row["type"],
-        name=row["name"],
-        user_id=row["user_id"],
-        anonymous_id=row["anonymous_id"],
-        group_id=row["group_id"],
-        source=row["source"],
-        cell=CellId(row["cell"]),
-        epoch=row["epoch"],
-        offset=row["log_offset"],
-        ordinal=row["ordinal"],
-        content_hash=row["content_hash"],
-        payload=row["payload"],
-    )
-    return Stored(event, row["partition"], Micros(row["stored_at"]))
+async def _event(connection: Connection, home: str, tenant: TenantId, message_id: str) -> Stored | None:
+    rows = await connection.fetch(sql("get_event", home), tenant, message_keys(tenant, [message_id])[0])
+    found = await _joined(connection, home, rows)
+    return found[0] if found else None
+
+
+async def _joined(connection: Connection, home: str, rows: Sequence[asyncpg.Record]) -> list[Stored]:
+    """The rows with their events, in the order of `rows`. Each body is opened once, with a breath after it, and only what is asked
+    for is kept of it."""
+    wanted: dict[_Key, list[int]] = {}
+    for row in rows:
+        wanted.setdefault(_key(row), []).append(row["ordinal"])
+    records: dict[_Key, tuple[RecordRow, Micros]] = {}
+    envelopes: dict[tuple[_Key, int], Envelope] = {}
+    keys = sorted(wanted)
+    for first in range(0, len(keys), _RECORDS_AT_ONCE):
+        for found in await connection.fetch(sql("records", home), *zip(*keys[first : first + _RECORDS_AT_ONCE], strict=True)):
+            key, body = _key(found), codec.decode(found["body"])
+            records[key] = (_record_row(found), Micros(found["stored_at"]))
+            envelopes |= {(key, ordinal): body.envelopes[ordinal] for ordinal in wanted[key]}
+            await asyncio.sleep(0)
+    return [Stored(_event_row(row), records[_key(row)][0], envelopes[_key(row), row["ordinal"]], records[_key(row)][1]) for row in rows]
+
+
+def _key(row: asyncpg.Record) -> _Key:
+    return row["received_day"], row["partition"], row["log_offset"]
+
+
+def _event_row(row: asyncpg.Record) -> EventRow:
+    return EventRow(*(row[column] for column in EVENT_COLUMNS))._replace(partition=partition_of(row["partition"]))
+
+
+def _record_row(row: asyncpg.Record) -> RecordRow:
+    return RecordRow(*(row[column] for column in RECORD_COLUMNS))._replace(partition=partition_of(row["partition"]), body=b"")

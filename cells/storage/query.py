@@ -18,7 +18,7 @@ import msgspec
 from cells.storage.store import Cursor, Filter
 from kernel.clock import DAY, SECOND, Micros
 from kernel.errors import Failure, Reason
-from kernel.ids import TenantId
+from kernel.ids import MESSAGE_KEY_BYTES, TenantId
 from kernel.limits import COUNT_BUCKETS_MAX, ID_CHARS_MAX, MESSAGE_ID_CHARS_MAX, NAME_CHARS_MAX, PAGE_EVENTS_DEFAULT, PAGE_EVENTS_MAX
 
 SINCE_DEFAULT: Final = 7 * DAY
@@ -53,7 +53,7 @@ class _Token(msgspec.Struct, array_like=True, frozen=True):
     since: Micros
     until: Micros
     event_at: Micros
-    message_id: str
+    message_key: bytes
 
 
 _decoder = msgspec.msgpack.Decoder(_Token)
@@ -70,12 +70,12 @@ def page_of(tenant: TenantId, asked: Asked, page_size: int, token: str, now: Mic
     read = _read(token)
     if read.fingerprint != fingerprint(tenant, asked):
         raise Failure(Reason.INVALID_QUESTION, "the page token belongs to another question")
-    return Page(replace(which, since=read.since, until=read.until), size, Cursor(read.event_at, read.message_id))
+    return Page(replace(which, since=read.since, until=read.until), size, Cursor(read.event_at, read.message_key))
 
 
 def token_of(tenant: TenantId, asked: Asked, which: Filter, last: Cursor) -> str:
     """The token that leads past `last`."""
-    token = _Token(fingerprint(tenant, asked), which.since, which.until, last.event_at, last.message_id)
+    token = _Token(fingerprint(tenant, asked), which.since, which.until, last.event_at, last.message_key)
     return base64.urlsafe_b64encode(msgspec.msgpack.encode(token)).decode().rstrip("=")
 
 
@@ -146,8 +146,9 @@ def _read(token: str) -> _Token:
         if len(token) > TOKEN_CHARS_MAX:
             raise ValueError
         read = _decoder.decode(base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True))
-        check_text(read.message_id, MESSAGE_ID_CHARS_MAX)
-        if not all(-(2**62) < moment < 2**62 for moment in (read.since, read.until, read.event_at)):
+        if len(read.message_key) != MESSAGE_KEY_BYTES or not all(
+            -(2**62) < moment < 2**62 for moment in (read.since, read.until, read.event_at)
+        ):
             raise ValueError
     except (ValueError, binascii.Error, msgspec.MsgspecError) as error:
         raise Failure(Reason.INVALID_QUESTION, "the page token is damaged") from error

@@ -1,18 +1,23 @@
 """The store as a port. This docstring is its specification; `tests/contracts/test_store.py` runs it on every adapter.
 
-**Apply** is one transaction: rows, dedup, identities, traits, dead letters, held records, ledger and the consumer's position.
+**Apply** is one transaction: rows and their records, dedup, identities, traits, dead letters, held records, ledger and the consumer's
+position.
 In this order it checks (1) the position: unless it equals `expected`, the answer is Duplicate(position) and nothing changes;
 (2) the claim: every tenant of `effects.tenants` needs an ownership row that `kernel.epoch.door_two` accepts, else the answer
 is Fenced(tenants) and nothing changes. Then it stores. The position moves to `next` in the same transaction, always.
 
-**Dedup.** A row is new unless (rule 1) the primary key (tenant, received day, message id) is taken, or (rule 2) the tenant's
-message id was stored with a received day at most SEEN_WINDOW_DAYS before or after its own (after: partitions and merged tails
-are applied out of order); also within one apply the first occurrence wins. A duplicate with another content hash than the first
-write's is counted as a conflict. Rows received before the window has begun - SEEN_WINDOW_DAYS before today - obey rule 1 alone.
+**Dedup.** A row is new unless (rule 1) its message key was stored with the same received day, or (rule 2) with a received day at
+most SEEN_WINDOW_DAYS before or after its own (after: partitions and merged tails are applied out of order); also within one apply
+the first occurrence wins. A duplicate with another content hash than the first write's is counted as a conflict. Rows received
+before the window has begun - SEEN_WINDOW_DAYS before today - obey rule 1 alone.
+
+**Records.** An event's text stays in the body of the log record that it came in, which is kept as the log had it while any of its
+events is stored. A record is known by its partition, offset and received day: the same one again is the same, another one in its
+place means that the log was replaced under the store, which is Failure(LOG_REPLACED) and changes nothing.
 
 **Ledger.** Per tenant and received hour, in the same transaction: stored, duplicate, quarantined, held. For every apply and
 tenant-hour, their sum grows by exactly `effects.accepted`; effects that do not add up, that do not move the position forward or
-that hold what the store can never keep (a payload that is not JSON) are refused with ValueError, and nothing changes.
+that hold what the store can never keep (text with a NUL) are refused with ValueError, and nothing changes.
 
 **Identities and traits** merge commutatively: any order and any repetition of the same claims leads to the same profiles.
 Trait values are last-writer-wins by (at, message_id), ties by value. A component of the identity graph is bounded by
@@ -31,8 +36,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from cells.eventlog.envelope import Envelope
 from kernel.clock import Micros
-from kernel.effects import Apply, EventRow, Outcome
+from kernel.effects import Apply, EventRow, Outcome, RecordRow
 from kernel.epoch import Ownership
 from kernel.ids import TenantId
 
@@ -52,18 +58,20 @@ class Filter:
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """Where a page ended: the key (event_at, message_id) of its last event."""
+    """Where a page ended: the key (event_at, message_key) of its last event."""
 
     event_at: Micros
-    message_id: str
+    message_key: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """An event and when it became queryable. `row.offset`, `row.ordinal` and `partition` say where in the log it stands."""
+    """An event as it is read: its row, its record (without the body: `b""`), and its envelope, which the body holds. `stored_at` is
+    when the record's first event became queryable."""
 
     row: EventRow
-    partition: int
+    record: RecordRow
+    envelope: Envelope
     stored_at: Micros
 
 
@@ -126,7 +134,7 @@ class Reader(Protocol):
     """What the query API needs: see the module's docstring. Each raises Failure(STORE_UNAVAILABLE)."""
 
     async def list_events(self, tenant: TenantId, which: Filter, page_size: int, after: Cursor | None) -> list[Stored]:
-        """Newest first by (event_at, message_id), at most `page_size`, strictly older than `after`."""
+        """Newest first by (event_at, message_key), at most `page_size`, strictly older than `after`."""
         ...
 
     async def get_event(self, tenant: TenantId, message_id: str) -> Stored | None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import date
+from operator import itemgetter
 from typing import Final
 
-from kernel.clock import HOUR, Micros, day_of, hour_of
-from kernel.effects import Apply, Effects
+from kernel.clock import Micros, day_of, hour_of
+from kernel.effects import Apply, Effects, EventRow, RecordRow
 from kernel.ids import TenantId
 from kernel.limits import INDEX_ROW_BYTES_MAX
 
@@ -17,6 +17,8 @@ TenantHour = tuple[TenantId, Micros]
 
 # Of UTF-8, at four bytes a character; what is left is the tenant's name and the row's own head.
 _KEY_BYTES_MAX: Final = INDEX_ROW_BYTES_MAX - 96
+
+_record = itemgetter(*map(EventRow._fields.index, ("offset", "tenant", "partition", "received_day")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +43,15 @@ class Line:
 
 
 def count(apply: Apply) -> Tally:
-    """Counts the effects. Raises ValueError: they do not add up to `accepted`, the position would not move, a key is too long."""
+    """Counts the effects. Raises ValueError: they do not add up to `accepted`, rows and records do not belong together, the position
+    would not move, a key is too long."""
     effects = apply.effects
     if not 0 <= apply.expected < apply.next:
         raise ValueError(f"an apply moves a position forward, not from {apply.expected} to {apply.next}")
-    hours = Counter([(row.tenant, row.received_at // HOUR) for row in effects.rows])
-    rows = {(tenant, Micros(hour * HOUR)): number for (tenant, hour), number in hours.items()}
+    _check_records(effects)
+    rows: Counter[TenantHour] = Counter()
+    for kept in effects.records:
+        rows[kept.tenant, hour_of(kept.received_at)] += kept.events
     quarantined = Counter((letter.tenant, hour_of(letter.received_at)) for letter in effects.dead_letters)
     held: Counter[TenantHour] = Counter()
     for record in effects.held:
@@ -60,21 +65,34 @@ def count(apply: Apply) -> Tally:
     return tally
 
 
+def _check_records(effects: Effects) -> None:
+    """Every row stands in a record of its own tenant and day, every record has all its rows, and an offset is one record's: a row is
+    read by what it says of its record, whatever else lies beside it."""
+    rows_of = Counter(map(_record, effects.rows))
+    if any(record.partition != effects.partition or record.received_day != day_of(record.received_at) for record in effects.records):
+        raise ValueError("a record of another partition than its effects, or of another day than it was received on")
+    if len({record.offset for record in effects.records}) != len(effects.records):
+        raise ValueError("two records at one offset")
+    if {(r.offset, r.tenant, r.partition, r.received_day): r.events for r in effects.records} != rows_of:
+        raise ValueError("a row stands in no record, or a record's rows are not all there")
+
+
 def claimed(effects: Effects, tally: Tally) -> frozenset[TenantId]:
     """The tenants whose claim is checked: all that the effects change something of but holding records whole."""
     named = {tenant for tenant, _ in (*tally.rows, *tally.quarantined)}
     return effects.tenants | named | {claim.tenant for claim in effects.identities} | {claim.tenant for claim in effects.traits}
 
 
-def settle(tally: Tally, stored: Mapping[TenantHour, int]) -> list[Line]:
-    """The ledger's lines, in key order; what was not stored of `rows` is duplicate."""
+def settle(tally: Tally, duplicates: Mapping[TenantHour, int]) -> list[Line]:
+    """The ledger's lines, in key order."""
     lines = []
     for key in sorted({*tally.rows, *tally.quarantined, *tally.held}):
-        rows, new = tally.rows.get(key, 0), stored.get(key, 0)
-        lines.append(Line(key[0], key[1], new, rows - new, tally.quarantined.get(key, 0), tally.held.get(key, 0)))
+        again = duplicates.get(key, 0)
+        lines.append(Line(*key, tally.rows.get(key, 0) - again, again, tally.quarantined.get(key, 0), tally.held.get(key, 0)))
     return lines
 
 
-def days_of(effects: Effects) -> set[date]:
-    """The received days of the rows, out of `accepted` (some may belong to dead letters or held records alone)."""
-    return {day_of(hour) for _, hour in effects.accepted}
+def hours_of(records: Iterable[RecordRow], rows: Iterable[EventRow]) -> Counter[TenantHour]:
+    """`rows` per tenant and received hour, which their records know."""
+    hours = {record.offset: (record.tenant, hour_of(record.received_at)) for record in records} if rows else {}
+    return Counter(hours[row.offset] for row in rows)

@@ -1,4 +1,4 @@
-"""`kernel.effects.Effects` as MessagePack arrays, version 1: how a separate processing role hands them over.
+"""`kernel.effects.Effects` as MessagePack arrays, version 2: how a separate processing role hands them over.
 
 New fields of rows are appended at the end, so that a newer storage reads an older processing; storage is upgraded first.
 """
@@ -10,16 +10,17 @@ from typing import Final
 import msgspec
 
 from kernel.clock import Micros
-from kernel.effects import DeadLetter, Effects, EventRow, HeldRecord, IdentityClaim, TraitClaim
+from kernel.effects import DeadLetter, Effects, EventRow, HeldRecord, IdentityClaim, RecordRow, TraitClaim
 from kernel.ids import TenantId
 
-VERSION: Final = 1
+VERSION: Final = 2
 
 
 class _Wire(msgspec.Struct, array_like=True, frozen=True):
     version: int
     partition: int
     rows: tuple[EventRow, ...]
+    records: tuple[RecordRow, ...]
     identities: tuple[IdentityClaim, ...]
     traits: tuple[TraitClaim, ...]
     dead_letters: tuple[DeadLetter, ...]
@@ -35,7 +36,17 @@ def encode_effects(effects: Effects) -> bytes:
     """The bytes."""
     accepted = tuple((tenant, hour, events) for (tenant, hour), events in effects.accepted.items())
     return _encoder.encode(
-        _Wire(VERSION, effects.partition, effects.rows, effects.identities, effects.traits, effects.dead_letters, effects.held, accepted)
+        _Wire(
+            VERSION,
+            effects.partition,
+            effects.rows,
+            effects.records,
+            effects.identities,
+            effects.traits,
+            effects.dead_letters,
+            effects.held,
+            accepted,
+        )
     )
 
 
@@ -48,4 +59,4 @@ def decode_effects(data: bytes) -> Effects:
     if wire.version != VERSION:
         raise ValueError(f"effects of version {wire.version}, this is {VERSION}")
     accepted = {(tenant, hour): events for tenant, hour, events in wire.accepted}
-    return Effects(wire.partition, wire.rows, wire.identities, wire.traits, wire.dead_letters, wire.held, accepted)
+    return Effects(wire.partition, wire.rows, wire.records, wire.identities, wire.traits, wire.dead_letters, wire.held, accepted)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 Answer = Literal["acknowledged", "rejected", "unknown"]
+Kind = Literal["log", "store", "other"]
 
 
 class Sent(NamedTuple):
@@ -65,11 +66,13 @@ class Recovery(NamedTuple):
 
 
 class Copy(NamedTuple):
-    """A place that may hold customers' bytes: a table, a log, a file, a telemetry stream."""
+    """A place that may hold customers' bytes: a table, a log, a file, a telemetry stream. Of some kinds it is certain that every event
+    of a zone stands in one of them: there a search that finds none of them is blind."""
 
     zone: str
     name: str
     text: bytes
+    kind: Kind = "other"
 
 
 @dataclass(frozen=True)

@@ -111,15 +111,20 @@ def stays_at_home(history: History) -> list[str]:
 
 
 def stays_in_zone(history: History) -> list[str]:
-    """No zone's planted token is found in a copy of another zone; and each is found in a copy of its own, else the search is blind."""
+    """No zone's planted token is found in a copy of another zone; and each is found in a copy of its own, of every certain kind that
+    was searched at all, else the search is blind."""
     found = []
+    kinds = sorted({copy.kind for copy in history.copies} - {"other"})
     for zone, tokens in history.canaries.items():
         for token in tokens:
             foreign = [copy.name for copy in history.copies if copy.zone != zone and token in copy.text]
             if foreign:
                 found.append(f"leak: a token of zone {zone} is in {', '.join(sorted(foreign))}")
-            if not any(copy.zone == zone and token in copy.text for copy in history.copies):
+            at_home = [copy for copy in history.copies if copy.zone == zone and token in copy.text]
+            if not at_home:
                 found.append(f"blind: a token of zone {zone} is in no copy of its own zone, so the search proves nothing")
+            unseen = [kind for kind in kinds if at_home and kind not in {copy.kind for copy in at_home}]
+            found += [f"blind: a token of zone {zone} is in no {kind} of its own zone, where every event stands" for kind in unseen]
     return found
 
 

@@ -6,14 +6,16 @@ The auditor shares no code with ingest or storage: it reads tables with its own 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import defaultdict
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
 
 import asyncpg
 import zstandard
 
-from chaos.checkers.history import Copy, LedgerLine
+from chaos.checkers.history import Copy, Kind, LedgerLine
 from cli.local.fleet import LocalFleet
 
 _TOKEN_READ_BYTES: Final = 8 * 1024 * 1024
@@ -26,6 +28,19 @@ _SCHEMAS_SQL: Final = "SELECT table_schema FROM information_schema.tables WHERE 
 _TABLES_SQL: Final = (
     "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
     " WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND n.nspname NOT IN ('pg_catalog', 'information_schema')"
+)
+# A body is a byte of format, then the batch, compressed or not; a frame of zstd begins with its magic number, whatever the format says.
+_SEALED: Final = b"\x28\xb5\x2f\xfd"
+_OPENED_BYTES_MAX: Final = 64 * 1024 * 1024
+_BYTES_SQL: Final = (
+    "SELECT format('%I.%I', n.nspname, c.relname), format('%I', a.attname)"
+    " FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace"
+    " WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND n.nspname NOT IN ('pg_catalog', 'information_schema')"
+    " AND a.atttypid = 'bytea'::regtype AND a.attnum > 0 AND NOT a.attisdropped ORDER BY 1, 2"
+)
+_KINDS: Final[tuple[tuple[re.Pattern[str], Kind], ...]] = (
+    (re.compile(r"eventlog\.record(_.*)?"), "log"),
+    (re.compile(r"tenants?(_\w+)?\.record(_.*)?"), "store"),
 )
 
 
@@ -57,7 +72,8 @@ async def ledger_lines(dsn: str, cell: str) -> list[LedgerLine]:
 
 
 async def copies(fleet: LocalFleet, tokens: tuple[bytes, ...]) -> list[Copy]:
-    """Where the planted tokens are: every table of every database as text, and every file of every zone as bytes (WAL included).
+    """Where the planted tokens are: every table of every database as text, with whatever is compressed in it opened as well, and every
+    file of every zone as bytes (WAL included).
 
     A Copy's text is reduced to the tokens that were found in it: the whole would not fit in memory.
     """
@@ -78,20 +94,31 @@ async def _tables(fleet: LocalFleet, zone: str, owner: str, tokens: tuple[bytes,
             search = TokenSearch(tokens)
             await connection.copy_from_query(f"SELECT * FROM {table}", output=search.feed, format="binary")  # noqa: S608  # a name from the catalogue
             found.append(Copy(zone, f"table {table} of {owner}", search.text))
-        if await connection.fetchval("SELECT to_regclass('eventlog.record')") is not None:
-            found.append(Copy(zone, f"log of {owner}, decompressed", await _log(connection, tokens)))
-        return found
+        return found + [copy async for copy in opened(connection, zone, owner, tokens)]
     finally:
         await connection.close()
 
 
-async def _log(connection: asyncpg.Connection, tokens: tuple[bytes, ...]) -> bytes:
-    """The tokens in the bodies of the event log: a byte of format, 0 for plain and 1 for zstd, then the batch."""
-    search = TokenSearch(tokens)
-    async with connection.transaction():
-        async for (body,) in connection.cursor("SELECT body FROM eventlog.record"):
-            search.take(zstandard.decompress(body[1:]) if body[0] else body[1:])
-    return search.text
+async def opened(connection: asyncpg.Connection, zone: str, owner: str, tokens: tuple[bytes, ...]) -> AsyncIterator[Copy]:
+    """A Copy of every column of bytes: the bodies of records, in the log and in the store, and whatever else holds one. In a compressed
+    body no search for a token sees it."""
+    for table, column in await connection.fetch(_BYTES_SQL):
+        search = TokenSearch(tokens)
+        async with connection.transaction():
+            values = connection.cursor(f"SELECT {column} FROM {table} WHERE {column} IS NOT NULL", prefetch=16)  # noqa: S608  # names from the catalogue
+            async for (value,) in values:
+                search.take(_open(value))
+        yield Copy(zone, f"column {column} of table {table} of {owner}, opened", search.text, _kind(table))
+
+
+def _kind(table: str) -> Kind:
+    return next((kind for pattern, kind in _KINDS if pattern.fullmatch(table)), "other")
+
+
+def _open(value: bytes) -> bytes:
+    if value[1:5] != _SEALED:
+        return value
+    return zstandard.ZstdDecompressor().decompress(value[1:], max_output_size=_OPENED_BYTES_MAX)
 
 
 def _files(zone: str, folder: Path, tokens: tuple[bytes, ...]) -> list[Copy]:

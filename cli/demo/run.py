@@ -31,6 +31,7 @@ from cli.errors import Unable
 from cli.local.fleet import LocalFleet
 from cli.local.layout import PORTS_TOTAL
 from cli.local.ports import free_block
+from kernel.ids import TenantId, message_keys
 
 _TENANTS: Final = (
     ("berlin-mode", "eu", False),
@@ -85,6 +86,7 @@ class _Demo:
             for tenant in tenants:
                 await _wait_until_live(tenant)
                 await send_canary(tenant, tenant.canary)
+                await send_canary(tenant, tenant.sealed, sealed=True)
             self._say(f"{len(tenants)} tenants placed; Segment's Python SDK and a gRPC client send for each of them")
             async with Traffic(tenants):
                 await asyncio.sleep(_STEADY_SECONDS)
@@ -101,8 +103,8 @@ class _Demo:
             _, write_key = await directory.create_source(name, "web")
             read_key = await directory.create_read_key(name)
         access = self._fleet.access
-        canary = f"canary-{zone}-{secrets.token_hex(16)}"
-        return Tenant(name, zone, tenant.cell, access.zone_endpoint(zone), access.zone_address(zone), write_key, read_key, canary)
+        canary, sealed = (f"{kind}-{zone}-{secrets.token_hex(16)}" for kind in ("canary", "sealed"))
+        return Tenant(name, zone, tenant.cell, access.zone_endpoint(zone), access.zone_address(zone), write_key, read_key, canary, sealed)
 
     async def _kill_twice(self, tenants: list[Tenant]) -> list[kills.Kill]:
         """One cell of each zone: the busiest ones."""
@@ -129,12 +131,13 @@ class _Demo:
             victim = next(tenant for tenant in tenants if tenant.sent)
             lost = next(sent.message_id for sent in victim.sent if sent.answer == "acknowledged")
             connection = await asyncpg.connect(self._fleet.dsn(victim.cell))
-            await connection.execute("DELETE FROM tenants.event WHERE tenant = $1 AND message_id = $2", victim.name, lost)
+            key = message_keys(TenantId(victim.name), [lost])[0]
+            await connection.execute("DELETE FROM tenants.event_row WHERE tenant = $1 AND message_key = $2", victim.name, key)
             await connection.close()
             self._say(f"[yellow]sabotage: took the acknowledged event {lost} away[/yellow]")
         elif self._sabotage == "leak":
             ours, theirs = (next(t for t in tenants if t.zone == zone) for zone in ("eu", "us"))
-            await send_canary(theirs, ours.canary)
+            await send_canary(theirs, ours.sealed, sealed=True)
             await self._become_quiet()
             self._say("[yellow]sabotage: carried a token of zone eu into zone us[/yellow]")
 
@@ -142,8 +145,9 @@ class _Demo:
         self._say("reading every event back, adding ledgers up, searching every file, table and WAL for the other zone's tokens")
         seen = {tenant.name: await visible(tenant) for tenant in tenants}
         lines = [line for cell in self._fleet.layout.fleet.cells for line in await evidence.ledger_lines(self._fleet.dsn(cell), cell)]
-        tokens = tuple(tenant.canary.encode() for tenant in tenants)
-        copies = await evidence.copies(self._fleet, tokens)
+        tokens = {t.name: (t.canary.encode(), t.sealed.encode()) for t in tenants}
+        planted = tuple(token for both in tokens.values() for token in both)
+        copies = await evidence.copies(self._fleet, planted)
         history = History(
             sent=tuple(sent for tenant in tenants for sent in tenant.sent),
             stored=tuple(one.row for rows in seen.values() for one in rows),
@@ -151,11 +155,13 @@ class _Demo:
             copies=tuple(copies),
             homes={tenant.name: tenant.cell for tenant in tenants},
             zones={name: cell.zone for name, cell in self._fleet.layout.fleet.cells.items()},
-            canaries={zone: tuple(t.canary.encode() for t in tenants if t.zone == zone) for zone in self._fleet.access.zones()},
+            canaries={
+                zone: tuple(token for t in tenants if t.zone == zone for token in tokens[t.name]) for zone in self._fleet.access.zones()
+            },
         )
         findings = judge(history)
         self._console.print(_table(tenants, seen, steady_until))
-        self._console.print(f"searched {len(copies):,} files and tables for {len(tokens)} planted tokens", highlight=False)
+        self._console.print(f"searched {len(copies):,} files and tables for {len(planted)} planted tokens", highlight=False)
         for kill in killed:
             self._console.print(
                 f"killed {' and '.join(kill.names)} with {kill.waiting:,} acknowledged events not applied;"

@@ -29,6 +29,7 @@ _ATTEMPTS_MAX: Final = 200
 _RETRY_SECONDS: Final = 0.25
 _CALL_SECONDS: Final = 5.0
 _USERS: Final = 20
+_STUFFING: Final = 200
 _AGAIN: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
@@ -44,6 +45,7 @@ class Tenant:
     write_key: str
     read_key: str
     canary: str
+    sealed: str
     sent: list[Sent] = field(default_factory=list)
     born: dict[str, float] = field(default_factory=dict)
 
@@ -104,11 +106,14 @@ class GrpcSender:
         return "unknown"
 
 
-async def send_canary(tenant: Tenant, token: str) -> None:
-    """One event of its own request that carries `token`: small enough to stand uncompressed in the log and its WAL."""
+async def send_canary(tenant: Tenant, token: str, sealed: bool = False) -> None:
+    """One event of its own request that carries `token`: small enough to stand uncompressed in the log, the store and their WAL, or
+    `sealed`, so large that its record is compressed and only who opens that finds the token."""
     message_id = f"canary-{tenant.name}-{len(tenant.sent)}"
     client = Client(tenant.write_key, host=tenant.endpoint, sync_mode=True)
-    await asyncio.to_thread(client.track, "canary", "Canary", {"token": token}, message_id=message_id)
+    await asyncio.to_thread(
+        client.track, "canary", "Canary", {"token": token, "stuffing": "stuffing " * _STUFFING * sealed}, message_id=message_id
+    )
     tenant.sent.append(Sent(tenant.name, "canary", message_id, None, "acknowledged"))
 
 

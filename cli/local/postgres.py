@@ -27,8 +27,9 @@ SUPERUSER: Final = "postgres"
 FREE_BYTES_MIN: Final = 1_000_000_000
 _SOCKET_PATH_BYTES_MAX: Final = 100
 _UNTOUCHABLE: Final = frozenset({"fsync", "synchronous_commit", "full_page_writes"})
+_MIB: Final = 1024 * 1024
+_BUFFERS_MIB: Final = (128, 1_024)
 _SETTINGS: Final = {
-    "shared_buffers": "128MB",
     "max_connections": "100",
     "wal_level": "replica",
     "max_wal_size": "1GB",
@@ -91,7 +92,13 @@ class Postgres:
             raise Unable(f"{', '.join(sorted(forbidden))} may not be changed", "an acknowledged event must survive a crash")
         sockets = self.folder / "run"
         fits = len(os.fsencode(sockets)) + len("/.s.PGSQL.65535") <= _SOCKET_PATH_BYTES_MAX
-        settings = {**_SETTINGS, "port": str(self.port), "unix_socket_directories": str(sockets) if fits else "", **self.settings}
+        settings = {
+            **_SETTINGS,
+            "shared_buffers": _buffers(),
+            "port": str(self.port),
+            "unix_socket_directories": str(sockets) if fits else "",
+            **self.settings,
+        }
         flags = [text for name, value in settings.items() for text in ("-c", f"{name}={value}")]
         return [str(binaries.postgres_bin() / "postgres"), "-D", str(self.folder / "data"), *flags]
 
@@ -179,3 +186,10 @@ def _check_version(data: Path, major: str) -> None:
     found = (data / "PG_VERSION").read_text().strip()
     if found != major:
         raise Unable(f"{data} was made by PostgreSQL {found}, this is {major}", "`dataflow reset` starts afresh, or upgrade it by hand")
+
+
+def _buffers() -> str:
+    """A thirty-second of the machine's memory, since there are several servers: the indexes of dedup are met at random, and each miss
+    is a page in and a page out."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // _MIB
+    return f"{min(max(memory // 32, _BUFFERS_MIB[0]), _BUFFERS_MIB[1])}MB"

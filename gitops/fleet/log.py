@@ -33,7 +33,7 @@ class LogShape:
         )
 
 
-# Four are what the figures of a cell on one machine are measured with.
-_PARTITIONS_ON_ONE_MACHINE: Final = 4
+# Each partition of a process is applied by itself: more of them mean smaller applies, and fewer events a second.
+_PARTITIONS_ON_ONE_MACHINE: Final = 2
 # Twelve divide evenly among 1, 2, 3, 4, 6 and 12 consumers. Seven days are what an erasure promises at the latest for copies in a log.
 LOG: Final = LogShape(partitions=12, replication=3, min_in_sync=2, retention_days=7)

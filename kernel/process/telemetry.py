@@ -17,7 +17,6 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from kernel.clock import Clock
-from kernel.limits import FETCH_RECORDS_MAX
 from kernel.metrics import LOOP_DELAY_SECONDS, Meter, Metric
 
 FLUSH_SECONDS_MAX: Final = 3.0
@@ -25,6 +24,7 @@ EXPORT_SECONDS_MAX: Final = 2.0
 EXPORT_PERIOD_SECONDS: Final = 1.0
 SPANS_QUEUED_MAX: Final = 8_192
 SPANS_EXPORTED_MAX: Final = 512
+SPAN_LINKS_MAX: Final = 256
 HEARTBEAT_SECONDS: Final = 0.02
 LOOP_PERIOD_SECONDS: Final = 5.0
 _SECONDS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
@@ -38,6 +38,8 @@ class PrometheusMeter:
         self._counters: dict[str, Counter] = {}
         self._gauges: dict[str, Gauge] = {}
         self._histograms: dict[str, Histogram] = {}
+        # As many as the registry holds itself: looking one up there costs several times what raising it does.
+        self._children: dict[tuple[str, ...], Counter] = {}
         for metric in metrics:
             if metric.kind == "counter":
                 self._counters[metric.name] = Counter(metric.name, metric.meaning, metric.labels, registry=self.registry)
@@ -50,8 +52,14 @@ class PrometheusMeter:
 
     def add(self, metric: Metric, value: float = 1.0, **labels: str) -> None:
         """Raises a counter."""
-        counter = self._counters[metric.name]
-        (counter.labels(**labels) if labels else counter).inc(value)
+        if not labels:
+            self._counters[metric.name].inc(value)
+            return
+        key = (metric.name, *[labels[label] for label in metric.labels])
+        child = self._children.get(key)
+        if child is None:
+            child = self._children[key] = self._counters[metric.name].labels(**labels)
+        child.inc(value)
 
     def set(self, metric: Metric, value: float, **labels: str) -> None:
         """Sets a gauge."""
@@ -100,7 +108,7 @@ def tracing(service: str, attributes: dict[str, str], otlp_endpoint: str) -> Tra
     provider = TracerProvider(
         resource=Resource.create({"service.name": service, **attributes}),
         shutdown_on_exit=False,
-        span_limits=SpanLimits(max_links=FETCH_RECORDS_MAX),
+        span_limits=SpanLimits(max_links=SPAN_LINKS_MAX),
     )
     exporter = OTLPSpanExporter(endpoint=f"{otlp_endpoint.rstrip('/')}/v1/traces", timeout=EXPORT_SECONDS_MAX)
     provider.add_span_processor(BatchSpanProcessor(exporter, SPANS_QUEUED_MAX, EXPORT_PERIOD_SECONDS * 1_000, SPANS_EXPORTED_MAX))

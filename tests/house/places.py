@@ -43,6 +43,7 @@ PLACES: Final[tuple[tuple[str, Place], ...]] = (
     ("cells/process.py", "shell"),
     ("cells/admission/follow.py", "shell"),
     ("cells/ingest/accept.py", "shell"),
+    ("cells/ingest/turns.py", "shell"),
     ("cells/ingest/body.py", "shell"),
     ("cells/eventlog/retention.py", "shell"),
     ("cells/processing/consumer.py", "shell"),

@@ -2,52 +2,57 @@
 
 from __future__ import annotations
 
+import random
+import tracemalloc
+from dataclasses import replace
+
 import asyncpg
 import pytest
 
 from kernel.effects import Applied, IdentityClaim
 from tests.support.processes import eventually
-from tests.support.storage_room import ACME, Room, effects, postgres_room, row
+from tests.support.storage_room import ACME, EVER, Room, batch, effects, event, postgres_room
 
 __all__ = ["postgres_room"]
 pytestmark = pytest.mark.postgres
 
 _APPLIES, _EVENTS = 12, 20
 _SCANS = """
-    SELECT coalesce(sum(idx_scan), 0)::bigint FROM pg_stat_user_indexes
+    SELECT coalesce(sum(idx_scan), 0)::bigint, coalesce(sum(idx_tup_read), 0)::bigint FROM pg_stat_user_indexes
     WHERE schemaname = 'tenants' AND relname ~ $1 AND indexrelname ~ $2
 """
 
 
-async def _scans(room: Room, relation: str, index: str) -> int:
-    """Scans of some indexes of the shared schema, by patterns; read after the store's sessions have ended, when all is counted."""
+async def _used(room: Room, relation: str, index: str) -> tuple[int, int]:
+    """Scans of some indexes of the shared schema, by patterns, and entries that they returned; read after the store's sessions have
+    ended, when all is counted."""
     connection = await asyncpg.connect(room.admin_dsn)
-    found = await connection.fetchval(_SCANS, relation, index)
+    (found,) = await connection.fetch(_SCANS, relation, index)
     await connection.close()
-    return int(found)
+    return int(found[0]), int(found[1])
 
 
 async def test_an_event_is_never_looked_for_by_time(postgres_room: Room) -> None:
     """A young partition is believed empty, whatever it holds: a look-up by the time index would then read the whole tenant."""
     for number in range(_APPLIES):
-        rows = [row(f"m{number}-{index}") for index in range(_EVENTS)]
+        rows = [event(f"m{number}-{index}") for index in range(_EVENTS)]
         assert await postgres_room.apply(effects(*rows)) == Applied(_EVENTS, 0, 0, 0, 0)
     await postgres_room.store.close()
 
     async def inserted() -> bool:
         connection = await asyncpg.connect(postgres_room.admin_dsn)
-        counted = await connection.fetchval("SELECT sum(n_tup_ins) FROM pg_stat_user_tables WHERE relname ~ '^event_'")
+        counted = await connection.fetchval("SELECT sum(n_tup_ins) FROM pg_stat_user_tables WHERE relname ~ '^event_row_'")
         await connection.close()
         return int(counted or 0) == _APPLIES * _EVENTS
 
     await eventually(inserted, "the sessions' statistics are there")
-    assert await _scans(postgres_room, "^event_", "event_at") == 0
+    assert await _used(postgres_room, "^event_row_", "event_at") == (0, 0)
 
 
 async def test_a_repeat_is_not_looked_for_by_time_once_there_is_much(postgres_room: Room) -> None:
     """Repeats that came while the partition was young must not fix the plan for those that come later."""
-    small = [[row(f"small-{number}-{index}") for index in range(5)] for number in range(6)]
-    large = [[row(f"large-{number}-{index}") for index in range(500)] for number in range(6)]
+    small = [[event(f"small-{number}-{index}") for index in range(5)] for number in range(6)]
+    large = [[event(f"large-{number}-{index}") for index in range(500)] for number in range(6)]
     for rows in small:
         assert await postgres_room.apply(effects(*rows)) == Applied(len(rows), 0, 0, 0, 0)
         assert await postgres_room.apply(effects(*rows)) == Applied(0, len(rows), 0, 0, 0)
@@ -58,21 +63,66 @@ async def test_a_repeat_is_not_looked_for_by_time_once_there_is_much(postgres_ro
     await postgres_room.store.close()
 
     async def counted() -> bool:
-        return await _scans(postgres_room, "^event_", "pkey") >= 500 * len(large)
+        _, entries = await _used(postgres_room, "^event_row_", "pkey")
+        return entries >= sum(map(len, [*small, *large]))
 
     await eventually(counted, "the sessions' statistics are there")
-    assert await _scans(postgres_room, "^event_", "event_at") <= sum(map(len, small))
+    assert await _used(postgres_room, "^event_row_", "event_at") == (0, 0)
 
 
 async def test_a_settled_claim_is_asked_about_once_more_only(postgres_room: Room) -> None:
     """The first apply stores a claim, the second learns that it is settled; later ones leave the graph alone."""
     claim = IdentityClaim(ACME, "u:ann", "a:phone")
     for number in range(_APPLIES):
-        await postgres_room.apply(effects(row(f"m{number}"), identities=(claim,)))
+        await postgres_room.apply(effects(event(f"m{number}"), identities=(claim,)))
     await postgres_room.store.close()
 
     async def counted() -> bool:
-        return await _scans(postgres_room, "^node$", "") > 0
+        scans, _ = await _used(postgres_room, "^node$", "")
+        return scans > 0
 
     await eventually(counted, "the sessions' statistics are there")
-    assert await _scans(postgres_room, "^node$", "node_pkey") < _APPLIES
+    scans, _ = await _used(postgres_room, "^node$", "node_pkey")
+    assert scans < _APPLIES
+
+
+async def test_a_reader_looks_up_an_event_and_its_record_by_their_keys(postgres_room: Room) -> None:
+    """Among many, in a young partition: neither the tenant's other events nor records that hold none of the answer are read."""
+    for number in range(_APPLIES):
+        await postgres_room.apply(effects(*(event(f"m{number}-{index}") for index in range(10 * _EVENTS))))
+    await postgres_room.store.close()
+    for number in range(_APPLIES):
+        assert await postgres_room.reader.get_event(ACME, f"m{number}-3") is not None
+    await postgres_room.reader.close()
+
+    async def read() -> list[int]:
+        connection = await asyncpg.connect(postgres_room.admin_dsn)
+        counted = "SELECT coalesce(sum(seq_tup_read + idx_tup_fetch), 0)::bigint FROM pg_stat_user_tables WHERE relname ~ $1"
+        found = [await connection.fetchval(counted, pattern) for pattern in ("^event_row_", "^record_")]
+        await connection.close()
+        return found
+
+    async def counted() -> bool:
+        return min(await read()) >= _APPLIES
+
+    await eventually(counted, "the sessions' statistics are there")
+    assert await read() == [_APPLIES, _APPLIES]
+    assert await _used(postgres_room, "^event_row_", "event_at") == (0, 0)
+
+
+async def test_a_page_holds_few_of_its_records_at_a_time(postgres_room: Room) -> None:
+    """A page whose events stand in records of their own needs memory for some of the bodies, never for all of them."""
+    size, count = 1 << 20, 64
+    for number in range(count):
+        stuffing = event(f"stuffing{number}", name="Stuffing", payload=random.Random(number).randbytes(size))
+        await postgres_room.apply(batch(stuffing, event(f"m{number}")))
+    wanted = replace(EVER, name="Order Done")
+    await postgres_room.reader.list_events(ACME, wanted, 1, None)
+    tracemalloc.start()
+    try:
+        page = await postgres_room.reader.list_events(ACME, wanted, count, None)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert sorted(stored.envelope.message_id for stored in page) == sorted(f"m{number}" for number in range(count))
+    assert peak < size * count // 2

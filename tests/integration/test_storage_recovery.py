@@ -17,7 +17,7 @@ from kernel.metrics import MemoryMeter
 from tests.support.clock import ManualClock
 from tests.support.postgres import temporary_folder
 from tests.support.processes import eventually, free_port
-from tests.support.storage_room import ACME, NOW, PASSWORDS, Room, effects, own_both, row
+from tests.support.storage_room import ACME, NOW, PASSWORDS, Room, effects, event, own_both
 
 pytestmark = pytest.mark.postgres
 
@@ -39,10 +39,10 @@ async def test_a_killed_server_is_found_again(server: Postgres) -> None:
     clock, meter = ManualClock(NOW), MemoryMeter()
     store, reader = PostgresStore(dsns.apply, clock, meter), PostgresReader(dsns.query)
     room = await own_both(Room(store, reader, clock, meter, dsns))
-    assert await room.apply(effects(row("m1"))) == Applied(1, 0, 0, 0, 0)
+    assert await room.apply(effects(event("m1"))) == Applied(1, 0, 0, 0, 0)
     assert await room.ids() == ["m1"]
     await server.kill()
-    for attempt in (room.apply(effects(row("m2"))), room.ids(), store.positions()):
+    for attempt in (room.apply(effects(event("m2"))), room.ids(), store.positions()):
         with pytest.raises(Failure) as caught:
             await attempt
         assert caught.value.reason is Reason.STORE_UNAVAILABLE
@@ -55,7 +55,7 @@ async def test_a_killed_server_is_found_again(server: Postgres) -> None:
             return False
 
     await eventually(reachable, "the store answers again")
-    assert await room.apply(effects(row("m2"), row("m1"))) == Applied(1, 1, 0, 0, 0)
+    assert await room.apply(effects(event("m2"), event("m1"))) == Applied(1, 1, 0, 0, 0)
     assert sorted(await room.ids(ACME)) == ["m1", "m2"]
     await store.close()
     await reader.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator
 
 import asyncpg
@@ -11,16 +12,17 @@ from cells.storage.postgres_migrate import MigrationChanged, migrate
 from cells.storage.postgres_provision import Dsns, provision
 from cells.storage.postgres_read import PostgresReader
 from cells.storage.sql import Migration, migrations
+from kernel.clock import day_of
 from kernel.effects import IdentityClaim, TraitClaim
-from kernel.ids import TenantId
+from kernel.ids import TenantId, message_keys
 from tests.support.postgres import Databases
-from tests.support.storage_room import ACME, GLOBEX, NOW, PASSWORDS, Room, effects, postgres_room, row
+from tests.support.storage_room import ACME, GLOBEX, NOW, PASSWORDS, Room, effects, event, postgres_room
 
 __all__ = ["postgres_room"]
 
 pytestmark = pytest.mark.postgres
 
-TABLES = ["event", "node", "trait", "dead_letter", "held"]
+TABLES = ["event_row", "record", "node", "trait", "dead_letter", "held"]
 
 
 @pytest.fixture
@@ -29,7 +31,8 @@ async def filled(postgres_room: Room) -> Dsns:
     for tenant in (ACME, GLOBEX):
         claims = (IdentityClaim(tenant, "u:ann", "a:1"),)
         traits = (TraitClaim(tenant, "u:ann", "plan", '"x"', NOW, "m1"),)
-        await postgres_room.apply(effects(row("m1", tenant), identities=claims, traits=traits))
+        payload = f'{{"of":"{tenant}"}}'.encode()
+        await postgres_room.apply(effects(event("m1", tenant, payload=payload), identities=claims, traits=traits))
     assert postgres_room.dsns is not None
     return postgres_room.dsns
 
@@ -63,10 +66,10 @@ async def test_no_tenant_no_rows(query: asyncpg.Connection, table: str) -> None:
 async def test_one_tenant_its_rows(query: asyncpg.Connection) -> None:
     """With a current tenant exactly its rows are seen, asking for others' does not help, joins and aggregates included."""
     await query.execute("SELECT set_config('dataflow.tenant', 'acme', false)")
-    for table in ("event", "node", "trait"):
+    for table in ("event_row", "record", "node", "trait"):
         rows = await query.fetch(f"SELECT tenant FROM tenants.{table} WHERE tenant = 'globex' OR true")  # noqa: S608  # the test's own text
         assert {r["tenant"] for r in rows} == {"acme"}
-    assert await query.fetchval("SELECT count(*) FROM tenants.event e JOIN tenants.trait t ON true") == 1
+    assert await query.fetchval("SELECT count(*) FROM tenants.event_row e JOIN tenants.record r ON true JOIN tenants.trait t ON true") == 1
     assert [r["tenant"] for r in await query.fetch("SELECT tenant FROM cell.ownership")] == ["acme"]
 
 
@@ -74,9 +77,11 @@ async def test_one_tenant_its_rows(query: asyncpg.Connection) -> None:
     "statement",
     [
         "INSERT INTO tenants.trait VALUES ('acme', 'n', 'n', '1', 1, 'm')",
-        "UPDATE tenants.event SET name = 'x'",
-        "DELETE FROM tenants.event",
-        "TRUNCATE tenants.event",
+        "UPDATE tenants.event_row SET name = 'x'",
+        "UPDATE tenants.record SET body = ''",
+        "DELETE FROM tenants.event_row",
+        "DELETE FROM tenants.record",
+        "TRUNCATE tenants.event_row",
         "SELECT * FROM tenants.ledger",
         "SELECT * FROM cell.audit",
         "SELECT * FROM cell.position",
@@ -85,7 +90,7 @@ async def test_one_tenant_its_rows(query: asyncpg.Connection) -> None:
         "SELECT cell.dedicate('acme')",
         "CREATE TABLE tenants.mine (x int)",
         "SET ROLE df_apply",
-        "ALTER TABLE tenants.event DISABLE ROW LEVEL SECURITY",
+        "ALTER TABLE tenants.event_row DISABLE ROW LEVEL SECURITY",
         "SET SESSION AUTHORIZATION df_owner",
     ],
 )
@@ -96,27 +101,71 @@ async def test_the_query_role_may_only_read(query: asyncpg.Connection, statement
         await query.execute(statement)
 
 
-async def test_partitions_are_granted_to_nobody(query: asyncpg.Connection, apply: asyncpg.Connection) -> None:
-    """A partition read directly would bypass its parent's policy: every one refuses both roles."""
-    found = await apply.fetch(
+async def _leaves(connection: asyncpg.Connection) -> list[str]:
+    found = await connection.fetch(
         "SELECT inhrelid::regclass::text AS name FROM pg_inherits JOIN pg_class c ON c.oid = inhrelid WHERE relkind = 'r'"
     )
-    assert len(found) >= 1
-    for leaf in found:
-        for connection in (query, apply):
-            with pytest.raises(asyncpg.InsufficientPrivilegeError):
-                await connection.fetch(f"SELECT * FROM {leaf['name']}")  # noqa: S608  # the test's own text
+    return [leaf["name"] for leaf in found]
+
+
+async def test_partitions_are_granted_to_nobody(filled: Dsns, query: asyncpg.Connection, apply: asyncpg.Connection) -> None:
+    """A partition touched directly bypasses its parent's policy: every one refuses every role whatever it is asked but for adding."""
+    leaves = await _leaves(apply)
+    assert {leaf.rpartition("_")[0] for leaf in leaves} == {"tenants.event", "tenants.event_row", "tenants.record"}
+    audit = await asyncpg.connect(filled.audit)
+    statements = ("SELECT * FROM {}", "SELECT count(*) FROM {}", "UPDATE {} SET source = 'x'", "DELETE FROM {}", "TRUNCATE {}")
+    for leaf, statement, connection in itertools.product(leaves, statements, (query, apply, audit)):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.fetch(statement.format(leaf))
+    await audit.close()
+
+
+async def test_a_partition_takes_rows_from_the_apply_role_alone(query: asyncpg.Connection, apply: asyncpg.Connection) -> None:
+    """That of event rows, for its COPY, and of its own day; what it adds it cannot read back there. Others take nothing from anybody."""
+    columns = "tenant, message_key, received_day, event_at, partition, log_offset, ordinal, content_hash, type, source"
+    values = "'acme', '\\x00', {}, 1, 0, 99, 0, 1, 'track', 'web'"
+    (leaf,) = [leaf for leaf in await _leaves(apply) if leaf == f"tenants.event_row_{day_of(NOW):%Y%m%d}"]
+    insert = f"INSERT INTO {leaf} ({columns}) VALUES ({values})"  # noqa: S608  # the test's own text
+    day, other = f"date '{day_of(NOW)}'", "date '1999-01-01'"
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await query.execute(insert.format(day))
+    with pytest.raises(asyncpg.CheckViolationError):
+        await apply.execute(insert.format(other))
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await apply.fetch(insert.format(day) + " RETURNING *")
+    assert await apply.execute(insert.format(day)) == "INSERT 0 1"
+    for closed in (leaf.replace("event_row", "record"), leaf.replace("event_row", "event")):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await apply.execute(f"INSERT INTO {closed} SELECT")
+
+
+async def test_what_is_added_to_a_partition_is_seen_by_its_own_tenant_alone(query: asyncpg.Connection, filled: Dsns) -> None:
+    """The parent's policy covers rows that never passed it: acme's and globex's came by COPY into the same partition."""
+    seen = {}
+    for tenant in (ACME, GLOBEX):
+        await query.execute("SELECT set_config('dataflow.tenant', $1, false)", tenant)
+        (row,) = await query.fetch("SELECT r.body, e.tenant, e.message_key FROM tenants.event_row e JOIN tenants.record r USING (tenant)")
+        assert (row["tenant"], row["message_key"]) == (tenant, message_keys(tenant, ["m1"])[0])
+        seen[tenant] = row["body"]
+        others = message_keys(GLOBEX if tenant == ACME else ACME, ["m1"])
+        assert await query.fetch("SELECT * FROM tenants.event_row WHERE message_key = ANY ($1::bytea[])", others) == []
+    assert seen[ACME] != seen[GLOBEX]
 
 
 @pytest.mark.parametrize(
     "statement",
     [
-        "DELETE FROM tenants.event",
+        "DELETE FROM tenants.event_row",
+        "DELETE FROM tenants.record",
+        "UPDATE tenants.event_row SET name = 'x'",
         "TRUNCATE tenants.trait",
         "DROP TABLE tenants.ledger",
         "SELECT * FROM cell.audit",
         "SELECT cell.make_schema('tenant_x')",
-        "SELECT cell.isolate('tenants.event')",
+        "SELECT cell.isolate('tenants.event_row')",
+        "SELECT cell.make_records('tenants')",
+        "SELECT cell.make_schema_1('tenant_x')",
+        "SELECT cell.make_leaf('tenants', 'record', '2026-01-01')",
         "SELECT cell.make_day('pg_catalog', '2026-01-01')",
     ],
 )
@@ -126,12 +175,29 @@ async def test_the_apply_role_may_not_remove(apply: asyncpg.Connection, statemen
         await apply.execute(statement)
 
 
+async def test_the_previous_versions_events_may_be_moved_away_by_the_apply_role_alone(
+    filled: Dsns, query: asyncpg.Connection, apply: asyncpg.Connection
+) -> None:
+    """From the table that they stand in, whatever schema it is of; nobody else removes them, and nothing else is removed."""
+    assert await apply.execute("DELETE FROM tenants.event") == "DELETE 0"
+    assert await apply.fetchval("SELECT cell.dedicate('globex')") == "tenant_globex"
+    assert await apply.execute("DELETE FROM tenant_globex.event") == "DELETE 0"
+    audit = await asyncpg.connect(filled.audit)
+    for connection in (query, audit):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.execute("DELETE FROM tenants.event")
+    await audit.close()
+    for table in TABLES:
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await apply.execute(f"DELETE FROM tenants.{table}")  # noqa: S608  # the test's own text
+
+
 @pytest.mark.parametrize("statement", ["UPDATE cell.audit SET actor = 'x'", "DELETE FROM cell.audit", "TRUNCATE cell.audit"])
 async def test_the_audit_role_only_adds(filled: Dsns, statement: str) -> None:
     """The service itself cannot rewrite its audit chain, nor read events."""
     connection = await asyncpg.connect(filled.audit)
     try:
-        for refused in (statement, "SELECT * FROM tenants.event"):
+        for refused in (statement, "SELECT * FROM tenants.event_row", "SELECT * FROM tenants.record"):
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 await connection.execute(refused)
     finally:
@@ -139,13 +205,18 @@ async def test_the_audit_role_only_adds(filled: Dsns, statement: str) -> None:
 
 
 async def test_every_tenant_table_forces_its_policies(postgres: Databases, filled: Dsns) -> None:
-    """Row-level security is on and forced on every table of every tenant schema, partitions included, and on ownership."""
+    """Row-level security is on and forced on every table of every tenant schema, partitions included, and on ownership. Partitions
+    that take COPY, which it refuses, are open to the apply role for adding and to nobody for anything else."""
     connection = await asyncpg.connect(postgres.admin_dsn)
     try:
         open_tables = await connection.fetch(
             "SELECT c.oid::regclass::text FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace"
             " WHERE relkind IN ('r', 'p') AND (nspname LIKE 'tenant%' OR c.oid = 'cell.ownership'::regclass)"
             " AND NOT (relrowsecurity AND relforcerowsecurity)"
+        )
+        grants = await connection.fetch(
+            "SELECT DISTINCT grantee, privilege_type FROM information_schema.role_table_grants"
+            " WHERE table_name ~ '^event_row_' AND grantee <> 'df_owner'"
         )
         roles = await connection.fetch(
             "SELECT rolname FROM pg_roles WHERE rolname LIKE 'df\\_%' AND (rolsuper OR rolbypassrls OR rolcreaterole)"
@@ -155,7 +226,9 @@ async def test_every_tenant_table_forces_its_policies(postgres: Databases, fille
         )
     finally:
         await connection.close()
-    assert (open_tables, roles) == ([], [])
+    assert {row[0].rpartition("_")[0] for row in open_tables} == {"tenants.event_row"}
+    assert {tuple(row) for row in grants} == {("df_apply", "INSERT")}
+    assert roles == []
     assert [r["rolpassword"].split("$")[0] for r in passwords] == ["SCRAM-SHA-256"] * 4
 
 
@@ -168,13 +241,14 @@ async def test_a_wrong_password_is_refused(filled: Dsns) -> None:
 async def test_a_dedicated_schema_is_isolated_too(postgres_room: Room) -> None:
     """The tables of a tenant of its own show nothing to another tenant."""
     await postgres_room.own(GLOBEX, dedicated=True)
-    await postgres_room.apply(effects(row("m1", GLOBEX)))
+    await postgres_room.apply(effects(event("m1", GLOBEX)))
     assert postgres_room.dsns is not None
     connection = await asyncpg.connect(postgres_room.dsns.query)
     try:
         for tenant, seen in (("acme", 0), ("globex", 1)):
             await connection.execute("SELECT set_config('dataflow.tenant', $1, false)", tenant)
-            assert await connection.fetchval("SELECT count(*) FROM tenant_globex.event") == seen
+            assert await connection.fetchval("SELECT count(*) FROM tenant_globex.event_row") == seen
+            assert await connection.fetchval("SELECT count(*) FROM tenant_globex.record") == seen
     finally:
         await connection.close()
 
@@ -211,20 +285,22 @@ async def test_a_dedicated_tenants_rows_stand_nowhere_else(postgres_room: Room) 
     """Law: of an apply that mixes tenants, each schema holds its own tenants' rows alone."""
     vip = TenantId("very-important")
     await postgres_room.own(vip, dedicated=True)
-    await postgres_room.apply(effects(row("m1", vip), row("m1")))
+    await postgres_room.apply(effects(event("m1", vip), event("m1")))
     connection = await asyncpg.connect(postgres_room.admin_dsn)
     try:
-        for table, tenant in (("tenants.event", ACME), ("tenant_very_important.event", vip)):
-            assert [found[0] for found in await connection.fetch(f"SELECT DISTINCT tenant FROM {table}")] == [tenant]  # noqa: S608  # our names
+        for schema, tenant in (("tenants", ACME), ("tenant_very_important", vip)):
+            for table in ("event_row", "record"):
+                found = await connection.fetch(f"SELECT DISTINCT tenant FROM {schema}.{table}")  # noqa: S608  # our names
+                assert [row["tenant"] for row in found] == [tenant]
     finally:
         await connection.close()
 
 
 async def test_no_tenant_outlives_its_read(postgres_room: Room) -> None:
     """Law: the connection that read for a tenant is nobody's afterwards, and sees nothing."""
-    await postgres_room.apply(effects(row("m1", ACME)))
+    await postgres_room.apply(effects(event("m1", ACME)))
     assert await postgres_room.ids(ACME) == ["m1"]
     assert isinstance(postgres_room.reader, PostgresReader)
     async with postgres_room.reader._session.connection(5) as connection:
         assert not await connection.fetchval("SELECT current_setting('dataflow.tenant', true)")
-        assert await connection.fetchval("SELECT count(*) FROM tenants.event") == 0
+        assert await connection.fetchval("SELECT count(*) FROM tenants.event_row") == 0

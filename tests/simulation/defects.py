@@ -52,8 +52,7 @@ class ForgetfulStore(MemoryStore):
 
     async def apply(self, apply: Apply, deadline: float) -> Outcome:
         for kept in self._tenants.values():
-            kept.days.clear()
-            kept.events = {(f"{message_id}#{next(self._numbers)}", day): stored for (message_id, day), stored in kept.events.items()}
+            kept.events = {key + next(self._numbers).to_bytes(8): stored for key, stored in kept.events.items()}
         return await super().apply(apply, deadline)
 
 

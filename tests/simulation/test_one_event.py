@@ -21,7 +21,7 @@ from gitops.fleet import EU, FLEET
 from kernel.clock import Micros, parse_iso
 from kernel.effects import Applied, Apply, Duplicate
 from kernel.epoch import FIRST_EPOCH, Stamp
-from kernel.ids import CellId, SourceId, TenantId, mint_key
+from kernel.ids import CellId, SourceId, TenantId, message_keys, mint_key
 from kernel.metrics import MemoryMeter
 from router.placement import codec as placement_codec
 from router.placement import table as placement
@@ -75,7 +75,7 @@ async def test_one_event() -> None:
 
     # Processing folds the record into effects; nothing has happened yet.
     effects = fold(partition, entries)
-    assert [row.message_id for row in effects.rows] == ["m-1"]
+    assert [row.message_key for row in effects.rows] == message_keys(tenant, ["m-1"])
 
     # Storage keeps them in one transaction, under a claim that its ownership row accepts; a second time it is a duplicate.
     store = MemoryStore(clock, MemoryMeter())
@@ -89,5 +89,5 @@ async def test_one_event() -> None:
     happened, sent = parse_iso("2026-11-21T12:00:00Z"), parse_iso("2026-11-21T12:00:05Z")
     assert happened is not None
     assert sent is not None
-    assert seen.row.event_at == seen.row.received_at - (sent - happened)
-    assert json.loads(seen.row.payload)["properties"] == {"total": 42.10}
+    assert seen.row.event_at == seen.record.received_at - (sent - happened)
+    assert json.loads(seen.envelope.payload)["properties"] == {"total": 42.10}

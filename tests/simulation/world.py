@@ -270,7 +270,8 @@ class World:
             rows = await self._rows(cell)
             stored.extend(rows)
             ledger.extend(await _ledger(cell))
-            copies.append(Copy(cell.zone, f"log of {cell.name}", await _log_text(cell)))
+            copies.append(Copy(cell.zone, f"log of {cell.name}", await _log_text(cell), "log"))
+            copies.append(Copy(cell.zone, f"store of {cell.name}", await self._store_text(cell), "store"))
         homes = {str(name): str(tenant.cell) for table in self.tables.values() for name, tenant in table.tenants.items()}
         canaries: dict[str, tuple[bytes, ...]] = defaultdict(tuple)
         for tenant in self.tenants:
@@ -284,8 +285,15 @@ class World:
         for tenant in self.tenants:
             for event in await cell.store.list_events(tenant.name, _EVER, 1_000_000, None):
                 row = event.row
-                found.append(Stored(cell.name, row.tenant, row.user_id or "", row.message_id, (event.partition, row.offset, row.ordinal)))
+                found.append(
+                    Stored(cell.name, row.tenant, row.user_id or "", event.envelope.message_id, (row.partition, row.offset, row.ordinal))
+                )
         return found
+
+    async def _store_text(self, cell: SimCell) -> bytes:
+        """The events as a reader sees them, of every tenant of every zone."""
+        found = [await cell.store.list_events(tenant.name, _EVER, 1_000_000, None) for tenant in self.tenants]
+        return b"\n".join(one.envelope.payload for events in found for one in events)
 
 
 async def _discard(serving: object) -> None:

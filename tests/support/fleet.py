@@ -16,11 +16,16 @@ import aiohttp
 import asyncpg
 import psutil
 
+from cells.eventlog import codec
 from cli.local.fleet import LocalFleet
 from cli.local.ports import free_block
 from tests.support.postgres import temporary_folder
 from tests.support.processes import eventually
 
+_STORED_SQL = (
+    "SELECT e.ordinal, r.body FROM tenants.event_row e JOIN tenants.record r USING (partition, log_offset, received_day)"
+    " WHERE e.tenant = $1"
+)
 UP_SECONDS = 90.0
 PORTS = 120
 
@@ -120,10 +125,12 @@ class Running:
         """The message ids in the tenant's cell, as its superuser counts them, in order."""
         connection = await asyncpg.connect(self.fleet.dsn(source.cell))
         try:
-            rows = await connection.fetch("SELECT message_id FROM tenants.event WHERE tenant = $1 ORDER BY 1", source.tenant)
+            rows = await connection.fetch(_STORED_SQL, source.tenant)
         finally:
             await connection.close()
-        return [row["message_id"] for row in rows if not row["message_id"].startswith("hello-")]
+        bodies = {row["body"]: [envelope.message_id for envelope in codec.decode(row["body"]).envelopes] for row in rows}
+        ids = [bodies[row["body"]][row["ordinal"]] for row in rows]
+        return sorted(message_id for message_id in ids if not message_id.startswith("hello-"))
 
     async def wait_until_stored_some(self, source: Source, message_id: str) -> None:
         """Waits until this event is there, among others."""

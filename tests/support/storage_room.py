@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
+from cells.eventlog import codec
+from cells.eventlog.envelope import Body, Envelope
 from cells.storage.memory import MemoryStore
 from cells.storage.postgres_apply import PostgresStore
 from cells.storage.postgres_provision import Dsns, Passwords, provision
 from cells.storage.postgres_read import PostgresReader
 from cells.storage.store import Filter, Stored
-from kernel.clock import HOUR, Micros, hour_of
-from kernel.effects import Applied, Apply, DeadLetter, Effects, EventRow, HeldRecord, IdentityClaim, Outcome, TraitClaim
+from kernel.clock import HOUR, Micros, day_of, hour_of
+from kernel.effects import Applied, Apply, DeadLetter, Effects, EventRow, HeldRecord, IdentityClaim, Outcome, RecordRow, TraitClaim
 from kernel.epoch import Claim, Epoch, Ownership, OwnershipState
-from kernel.ids import CellId, TenantId
+from kernel.ids import CellId, TenantId, message_keys
 from kernel.metrics import MemoryMeter
 from tests.support.clock import ManualClock
 from tests.support.postgres import Databases
@@ -25,6 +28,7 @@ PASSWORDS = Passwords("owner-pw", "apply-pw", "query-pw", "audit-pw")
 CELL = CellId("eu-a-1")
 ACME, GLOBEX = TenantId("acme"), TenantId("globex")
 NOW = Micros(1_795_262_400_000_000 + 12 * HOUR)  # noon of 2026-11-21
+_offsets = itertools.count()
 EVER = Filter(Micros(-(2**60)), Micros(2**60))
 
 
@@ -59,31 +63,72 @@ class Room:
 
     async def ids(self, tenant: TenantId = ACME) -> list[str]:
         """All stored message ids, newest first."""
-        return [stored.row.message_id for stored in await self.all(tenant)]
+        return [stored.envelope.message_id for stored in await self.all(tenant)]
 
 
-def row(message_id: str, tenant: TenantId = ACME, at: int = NOW, **other: object) -> EventRow:
-    """An event."""
-    values: dict[str, object] = {
-        "event_at": at,
-        "type": "track",
-        "name": "Order Done",
-        "user_id": "ann",
-        "anonymous_id": None,
-        "group_id": None,
-        "source": "web",
-        "cell": CELL,
-        "epoch": 1,
-        "offset": 0,
-        "ordinal": 0,
-        "content_hash": 7,
-        "payload": b'{"a":1}',
-    }
-    return EventRow(tenant, message_id, Micros(at), **{**values, **other})  # type: ignore[arg-type]  # test values by name
+@dataclass(frozen=True)
+class Event:
+    """An event of a test, before it is taken apart into its row and a record of its own."""
+
+    message_id: str
+    tenant: TenantId
+    received_at: Micros
+    event_at: Micros
+    offset: int
+    ordinal: int = 0
+    type: str = "track"
+    name: str | None = "Order Done"
+    user_id: str | None = "ann"
+    anonymous_id: str | None = None
+    group_id: str | None = None
+    source: str = "web"
+    cell: CellId = CELL
+    epoch: int = 1
+    content_hash: int = 7
+    payload: bytes = b'{"a":1}'
+
+    @property
+    def envelope(self) -> Envelope:
+        """As it stands in the record's body."""
+        return Envelope(
+            self.message_id, self.type, self.payload, self.content_hash, self.user_id, self.anonymous_id, self.name, self.group_id
+        )
+
+    def row(self, partition: int) -> EventRow:
+        """What it is found by."""
+        return EventRow(
+            tenant=self.tenant,
+            message_key=message_keys(self.tenant, [self.message_id])[0],
+            received_day=day_of(self.received_at),
+            event_at=self.event_at,
+            partition=partition,
+            offset=self.offset,
+            ordinal=self.ordinal,
+            content_hash=self.content_hash,
+            type=self.type,
+            name=self.name,
+            user_id=self.user_id,
+            anonymous_id=self.anonymous_id,
+            group_id=self.group_id,
+            source=self.source,
+        )
+
+    def record(self, partition: int) -> RecordRow:
+        """The record that it came in; others stand before it when its ordinal says so."""
+        others = [Envelope(f"before-{number}", "track", b"{}", 0) for number in range(self.ordinal)]
+        body = codec.encode(Body(None, [*others, self.envelope]))
+        day, place = day_of(self.received_at), (partition, self.offset)
+        return RecordRow(self.tenant, day, *place, self.received_at, self.epoch, self.cell, self.source, 1, body)
+
+
+def event(message_id: str, tenant: TenantId = ACME, at: int = NOW, **other: object) -> Event:
+    """An event in a record of its own."""
+    values: dict[str, object] = {"event_at": Micros(at), "offset": next(_offsets), **other}
+    return Event(message_id, tenant, Micros(at), **values)  # type: ignore[arg-type]  # test values by name
 
 
 def effects(
-    *rows: EventRow,
+    *events: Event,
     partition: int = 0,
     identities: tuple[IdentityClaim, ...] = (),
     traits: tuple[TraitClaim, ...] = (),
@@ -92,13 +137,31 @@ def effects(
 ) -> Effects:
     """Effects that add up."""
     accepted: Counter[tuple[TenantId, Micros]] = Counter()
-    for event in rows:
-        accepted[event.tenant, hour_of(event.received_at)] += 1
+    for one in events:
+        accepted[one.tenant, hour_of(one.received_at)] += 1
     for letter in dead_letters:
         accepted[letter.tenant, hour_of(letter.received_at)] += 1
     for record in held:
         accepted[record.tenant, hour_of(record.received_at)] += record.events
-    return Effects(partition, rows, identities, traits, dead_letters, held, dict(accepted))
+    rows, records = tuple(one.row(partition) for one in events), tuple(one.record(partition) for one in events)
+    return Effects(partition, rows, records, identities, traits, dead_letters, held, dict(accepted))
+
+
+def batch(*events: Event, partition: int = 0) -> Effects:
+    """Effects of events that stand in one record, that of the first of them, in their order."""
+    together = [replace(one, offset=events[0].offset, ordinal=ordinal) for ordinal, one in enumerate(events)]
+    body = codec.encode(Body(None, [one.envelope for one in together]))
+    record = events[0].record(partition)._replace(events=len(events), body=body)
+    accepted = {(record.tenant, hour_of(record.received_at)): len(events)}
+    return Effects(partition, tuple(one.row(partition) for one in together), (record,), accepted=accepted)
+
+
+def only(made: Effects, *ordinals: int) -> Effects:
+    """Of effects of one record, the rows at these ordinals."""
+    rows = tuple(row for row in made.rows if row.ordinal in ordinals)
+    (record,) = made.records
+    accepted = {(record.tenant, hour_of(record.received_at)): len(rows)}
+    return replace(made, rows=rows, records=(record._replace(events=len(rows)),), accepted=accepted)
 
 
 async def own_both(made: Room) -> Room:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +13,7 @@ from chaos.checkers.verdicts import judge, order_is_kept
 from cli.demo.evidence import TokenSearch
 
 CELL, ZONE = "eu-west-1-a", "eu"
+KINDS: tuple[Literal["log", "store"], ...] = ("log", "store")
 
 
 def clean(users: int = 3, events: int = 5) -> History:
@@ -96,6 +98,16 @@ def test_a_planted_leak_and_a_blind_search_are_found() -> None:
     leaked = (*history.copies, Copy("us", "us WAL", b"x token-eu x"))
     assert {f.split(":")[0] for f in judge(replace(history, copies=leaked))} == {"leak"}
     assert {f.split(":")[0] for f in judge(replace(history, copies=history.copies[1:]))} == {"blind"}
+
+
+def test_a_search_that_is_blind_in_one_kind_of_copy_is_found() -> None:
+    """What the log shows does not excuse a store in which nothing is seen."""
+    copies = tuple(Copy(zone, f"{zone} {kind}", f"..token-{zone}..".encode(), kind) for zone in ("eu", "us") for kind in KINDS)
+    history = replace(clean(), copies=copies)
+    assert judge(history) == []
+    for place, copy in enumerate(copies):
+        closed = (*copies[:place], copy._replace(text=b"\x28\xb5\x2f\xfd sealed"), *copies[place + 1 :])
+        assert {f.split(":")[0] for f in judge(replace(history, copies=closed))} == {"blind"}
 
 
 def test_a_history_without_acknowledgements_is_void() -> None:

@@ -15,7 +15,7 @@ from gitops.fleet import EU, FLEET, US
 from kernel.clock import Micros, day_of, from_datetime, hour_of, iso, parse_iso, to_datetime
 from kernel.epoch import Claim, Epoch, Ownership, Stamp, door_one, door_two
 from kernel.errors import Failure, Reason
-from kernel.ids import CellId, RegionName, TenantId, ZoneName, is_name, mint_key, parse_key, zone_prefix
+from kernel.ids import MESSAGE_KEY_BYTES, CellId, RegionName, TenantId, ZoneName, is_name, message_keys, mint_key, parse_key, zone_prefix
 from kernel.limits import Plan
 from kernel.residency import Cell, Fleet, Zone
 from tests.support.cell import KEY, READ_KEY, fixture_admission
@@ -53,6 +53,30 @@ def test_a_key_takes_exactly_32_random_bytes() -> None:
 def test_names_are_dns_labels(name: str, good: bool) -> None:
     """RFC 1123, in lower case."""
     assert is_name(name) is good
+
+
+names = st.from_regex(r"[a-z][a-z0-9-]{0,10}[a-z0-9]", fullmatch=True).map(TenantId)
+any_ids = st.text(max_size=12) | st.just("\ud800")
+
+
+@given(names, names, any_ids, any_ids)
+def test_no_two_events_share_a_message_key(tenant: TenantId, other: TenantId, message_id: str, other_id: str) -> None:
+    """Whatever ids they choose, no two tenants do, and of one tenant only the same id has the same key."""
+    (one,), (two,) = message_keys(tenant, [message_id]), message_keys(other, [other_id])
+    assert len(one) == MESSAGE_KEY_BYTES
+    assert (one == two) == ((tenant, message_id) == (other, other_id))
+
+
+@given(names, st.lists(any_ids, max_size=5))
+def test_message_keys_depend_on_nothing_but_tenant_and_id(tenant: TenantId, message_ids: list[str]) -> None:
+    """An id's neighbours in a batch do not change its key."""
+    assert message_keys(tenant, message_ids) == [message_keys(tenant, [one])[0] for one in message_ids]
+
+
+def test_a_tenants_name_and_an_id_cannot_be_cut_elsewhere() -> None:
+    """What one tenant's name ends with is not what another's id begins with; the form is fixed for ever, since it is stored."""
+    assert message_keys(TenantId("ab"), ["c"]) != message_keys(TenantId("a"), ["bc"])
+    assert message_keys(TenantId("acme"), ["m1"])[0].hex() == "146d29a20a1eb1eacc02c76d116edab8"
 
 
 def test_door_one_takes_its_own_tenants_newer_stamps_and_no_older_ones() -> None:

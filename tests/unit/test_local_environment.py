@@ -54,7 +54,7 @@ def test_a_cell_is_told_where_its_log_is() -> None:
         assert own.log_dsn == maker.log_dsn == ""
         assert access == cells.config.kafka_access(maker)
         assert access.bootstrap == KAFKA.kafka_bootstrap(own.cell)  # type: ignore[arg-type]  # a cell's name
-        assert (maker.log_partitions, maker.log_replication, maker.log_min_in_sync) == (4, 3, 2)
+        assert (maker.log_partitions, maker.log_replication, maker.log_min_in_sync) == (2, 3, 2)
         topics.add(access.topic)
     assert len(topics) == len(FLEET.cells)
 
@@ -64,7 +64,7 @@ def test_without_kafka_the_log_is_postgres() -> None:
     for name in FLEET.cells:
         own = settings.load(cells.config.Config, environment(PLACES[f"cell/{name}"], GROUND))
         maker = settings.load(cells.config.ProvisionConfig, provision_environment(name, GROUND))
-        assert (own.log_kind, own.kafka_bootstrap, maker.log_kind, maker.log_partitions) == ("postgres", "", "postgres", 4)
+        assert (own.log_kind, own.kafka_bootstrap, maker.log_kind, maker.log_partitions) == ("postgres", "", "postgres", 2)
 
 
 def test_a_directory_reads_what_it_is_given(tmp_path: Path) -> None:

@@ -9,7 +9,20 @@ from hypothesis import strategies as st
 from cells.storage import codec_grpc, sql, wire
 from kernel import queries
 from kernel.clock import Micros
-from kernel.effects import Applied, Apply, DeadLetter, Duplicate, Effects, EventRow, Fenced, HeldRecord, IdentityClaim, Outcome, TraitClaim
+from kernel.effects import (
+    Applied,
+    Apply,
+    DeadLetter,
+    Duplicate,
+    Effects,
+    EventRow,
+    Fenced,
+    HeldRecord,
+    IdentityClaim,
+    Outcome,
+    RecordRow,
+    TraitClaim,
+)
 from kernel.epoch import Claim, Epoch
 from kernel.ids import CellId, TenantId
 
@@ -18,29 +31,32 @@ texts = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=8)
 maybe = st.none() | texts
 numbers = st.integers(0, 2**63 - 1)
 moments = st.integers(-(2**60), 2**60).map(Micros)
+binaries = st.binary(max_size=16)
 rows = st.builds(
     EventRow,
     st.just(ACME),
-    texts,
+    binaries,
+    st.dates(),
     moments,
-    moments,
+    numbers,
+    numbers,
+    numbers,
+    numbers,
     texts,
     maybe,
     maybe,
     maybe,
     maybe,
     texts,
-    st.just(CellId("c")),
-    numbers,
-    numbers,
-    numbers,
-    numbers,
-    st.binary(max_size=9),
+)
+records = st.builds(
+    RecordRow, st.just(ACME), st.dates(), numbers, numbers, moments, numbers, st.just(CellId("c")), texts, numbers, binaries
 )
 all_effects = st.builds(
     Effects,
     st.integers(0, 3),
     st.lists(rows, max_size=3).map(tuple),
+    st.lists(records, max_size=2).map(tuple),
     st.lists(st.builds(IdentityClaim, st.just(ACME), texts, texts), max_size=2).map(tuple),
     st.lists(st.builds(TraitClaim, st.just(ACME), texts, texts, texts, moments, texts), max_size=2).map(tuple),
     st.lists(st.builds(DeadLetter, st.just(ACME), moments, numbers, numbers, texts, texts, texts, st.binary(max_size=9)), max_size=2).map(
@@ -59,7 +75,7 @@ def test_effects_come_out_as_they_went_in(effects: Effects) -> None:
     assert codec_grpc.apply_of(codec_grpc.apply_request(apply)) == apply
 
 
-@pytest.mark.parametrize("data", [b"", b"\x90", b"\xff", wire.encode_effects(Effects(0)).replace(b"\x98\x01", b"\x98\x02", 1)])
+@pytest.mark.parametrize("data", [b"", b"\x90", b"\xff", wire.encode_effects(Effects(0)).replace(b"\x99\x02", b"\x99\x01", 1)])
 def test_effects_that_are_not_understood_are_refused(data: bytes) -> None:
     """ValueError: damaged, or of another version."""
     with pytest.raises(ValueError):

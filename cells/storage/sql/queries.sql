@@ -1,25 +1,62 @@
 -- Every statement of the store, by name. `{home}` is the quoted tenant schema. Loaded by cells/storage/sql/__init__.py.
 
--- name: staging
--- Where COPY goes, since it is refused on a table with row-level security: private to the session, emptied at each commit.
-CREATE TEMPORARY TABLE IF NOT EXISTS staging (
-    tenant       text COLLATE "C",
-    message_id   text COLLATE "C",
-    received_at  bigint,
-    event_at     bigint,
-    type         text,
-    name         text,
-    user_id      text,
-    anonymous_id text,
-    group_id     text,
-    source       text,
-    cell         text,
-    epoch        bigint,
-    log_offset   bigint,
-    ordinal      int,
-    content_hash bigint,
-    payload      json
-) ON COMMIT DELETE ROWS
+-- name: homes
+-- The tenant schemas.
+SELECT nspname AS home FROM pg_namespace WHERE nspname = 'tenants' OR starts_with(nspname, 'tenant_') ORDER BY nspname
+
+-- name: convert_lock
+-- Until the transaction ends, nobody else converts; false when somebody does.
+SELECT pg_try_advisory_xact_lock($1)
+
+-- name: any_old_event
+-- Whether the table of events that hold their own text has any left.
+SELECT EXISTS (SELECT FROM {home}.event)
+
+-- name: old_days
+-- The days that this table has a partition for: (schema).
+SELECT $1::text AS home, to_date(right(leaf.relname, 8), 'YYYYMMDD') AS day
+FROM pg_inherits JOIN pg_class leaf ON leaf.oid = inhrelid JOIN pg_class parent ON parent.oid = inhparent
+WHERE parent.relname = 'event' AND parent.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1)
+ORDER BY day
+
+-- name: old_events
+-- Some of a day, in the order in which they lie: (day, behind this place, limit). By place, since what a transaction before this one
+-- took away would be walked over again in any index.
+SELECT ctid, tenant, message_id, received_day, received_at, event_at, stored_at, epoch, log_offset, content_hash, partition, ordinal,
+       type, name, user_id, anonymous_id, group_id, source, cell, payload
+FROM {home}.event WHERE received_day = $1 AND ctid > $2 LIMIT $3
+
+-- name: drop_old_events
+-- Takes these away: (day, their places).
+DELETE FROM {home}.event WHERE received_day = $1 AND ctid = ANY ($2::tid[])
+
+-- name: taken_places
+-- Which of these records exist: (day, partitions, offsets).
+SELECT r.partition, r.log_offset
+FROM unnest($2::int[], $3::bigint[]) AS asked (partition, log_offset) JOIN {home}.record r USING (partition, log_offset)
+WHERE r.received_day = $1
+
+-- name: keep_rows
+-- Event rows, in key order as an apply stores them; answers with the keys that nobody had stored.
+INSERT INTO {home}.event_row (
+    tenant, message_key, received_day, event_at, partition, log_offset, ordinal, content_hash, type, name, user_id, anonymous_id, group_id, source
+)
+SELECT * FROM unnest(
+    $1::text[], $2::bytea[], $3::date[], $4::bigint[], $5::int[], $6::bigint[], $7::int[], $8::bigint[], $9::text[], $10::text[], $11::text[],
+    $12::text[], $13::text[], $14::text[]
+) AS new (
+    tenant, message_key, received_day, event_at, partition, log_offset, ordinal, content_hash, type, name, user_id, anonymous_id, group_id, source
+)
+ORDER BY new.message_key
+ON CONFLICT DO NOTHING
+RETURNING message_key
+
+-- name: keep_pieces
+-- Records that were put together from events, each with the time when these became queryable.
+INSERT INTO {home}.record (tenant, received_day, partition, log_offset, received_at, epoch, cell, source, events, body, stored_at)
+SELECT * FROM unnest(
+    $1::text[], $2::date[], $3::int[], $4::bigint[], $5::bigint[], $6::bigint[], $7::text[], $8::text[], $9::int[], $10::bytea[], $11::bigint[]
+)
 
 -- name: positions
 -- The next offset of each partition.
@@ -33,13 +70,15 @@ SELECT next_offset FROM cell.position WHERE partition = $1
 -- A partition's first row, so that the compare-and-set has something to compare with.
 INSERT INTO cell.position (partition, next_offset) VALUES ($1, 0) ON CONFLICT DO NOTHING
 
--- name: advance
--- The compare-and-set: (partition, expected, next). No row means that somebody else was there first.
-UPDATE cell.position SET next_offset = $3 WHERE partition = $1 AND next_offset = $2 RETURNING next_offset
-
--- name: owned
--- The ownership rows of some tenants, held still until the transaction ends.
-SELECT tenant, epoch, state, home FROM cell.ownership WHERE tenant = ANY ($1::text[]) ORDER BY tenant FOR SHARE
+-- name: begin_apply
+-- The compare-and-set and door two's facts: (partition, expected, next, tenants). `moved` is false when somebody else was there first.
+-- The ownership rows are held still until the transaction ends; one line without a tenant when none is known.
+WITH moved AS (
+    UPDATE cell.position SET next_offset = $3 WHERE partition = $1 AND next_offset = $2 RETURNING 1
+), owned AS MATERIALIZED (
+    SELECT tenant, epoch, state, home FROM cell.ownership WHERE tenant = ANY ($4::text[]) ORDER BY tenant FOR SHARE
+)
+SELECT EXISTS (SELECT FROM moved) AS moved, owned.* FROM (VALUES (1)) AS one LEFT JOIN owned ON true
 
 -- name: ownerships
 -- All ownership rows.
@@ -60,6 +99,7 @@ SELECT cell.dedicate($1)
 -- Points a tenant to its own schema, unless the shared one keeps rows of it already.
 UPDATE cell.ownership o SET home = $2
 WHERE tenant = $1 AND home = 'tenants'
+  AND NOT EXISTS (SELECT FROM tenants.event_row e WHERE e.tenant = $1)
   AND NOT EXISTS (SELECT FROM tenants.event e WHERE e.tenant = $1)
   AND NOT EXISTS (SELECT FROM tenants.trait t WHERE t.tenant = $1)
   AND NOT EXISTS (SELECT FROM tenants.node n WHERE n.tenant = $1)
@@ -72,47 +112,22 @@ SELECT cell.make_day($1, $2)
 -- Makes partitions ahead of today.
 SELECT cell.maintain($1)
 
--- name: store_rows
--- From staging into event: (partition, stored_at, tenants or null for all, first day that rule 2 decides about, days of its window,
--- first and last day to look at, twice). Staging holds each message id once, in key order, so that two applies that share ids wait for
--- each other in the same order. Answers with the ids that were new, per tenant and received hour.
-WITH fresh AS (
-    SELECT s.*, date '1970-01-01' + ((s.received_at - mod(mod(s.received_at, 86400000000) + 86400000000, 86400000000)) / 86400000000)::int AS received_day
-    FROM staging s
-    WHERE $3::text[] IS NULL OR s.tenant = ANY ($3)
-    OFFSET 0 -- the day is computed once
-), stored AS (
-    INSERT INTO {home}.event (
-        tenant, message_id, received_day, received_at, event_at, stored_at, epoch, log_offset, content_hash, partition, ordinal,
-        type, name, user_id, anonymous_id, group_id, source, cell, payload
-    )
-    SELECT tenant, message_id, received_day, received_at, event_at, $2::bigint, epoch, log_offset, content_hash, $1::int, ordinal,
-           type, name, user_id, anonymous_id, group_id, source, cell, payload
-    FROM fresh f
-    WHERE f.received_day < $4::date OR NOT EXISTS (
-        SELECT FROM {home}.event e
-        WHERE e.tenant = f.tenant AND e.message_id = f.message_id
-          AND (e.received_day BETWEEN $6::date AND $7::date OR e.received_day BETWEEN $8::date AND $9::date)
-          AND e.received_day BETWEEN f.received_day - $5::int AND f.received_day + $5::int
-    )
-    ON CONFLICT DO NOTHING
-    RETURNING tenant, message_id, received_at
-)
-SELECT tenant, received_at - mod(mod(received_at, 3600000000) + 3600000000, 3600000000) AS hour, array_agg(message_id) AS ids
-FROM stored GROUP BY 1, 2
+-- name: find_rows
+-- What is stored under some message keys: (keys, first day, last day).
+SELECT message_key, received_day, content_hash FROM {home}.event_row
+WHERE message_key = ANY ($1::bytea[]) AND received_day BETWEEN $2::date AND $3::date
 
--- name: first_hashes
--- The content hash of the first write of each (tenant, message id, received day), by rule 1, else by rule 2; (tenants, ids, days,
--- first day that rule 2 decides about, days of its window). Asked only about duplicates.
-SELECT asked.n, (
-    SELECT e.content_hash FROM {home}.event e
-    WHERE e.tenant = asked.tenant AND e.message_id = asked.message_id AND (
-        e.received_day = asked.day
-        OR asked.day >= $4::date AND e.received_day BETWEEN asked.day - $5::int AND asked.day + $5::int
-    )
-    ORDER BY e.received_day <> asked.day, e.received_day LIMIT 1
-) AS content_hash
-FROM unnest($1::text[], $2::text[], $3::date[]) WITH ORDINALITY AS asked (tenant, message_id, day, n)
+-- name: store_records
+-- Records; the same one again is left as it is, and does not count as missing. One that differs in what no two records share is not
+-- returned: the log was replaced.
+INSERT INTO {home}.record AS r (tenant, received_day, partition, log_offset, received_at, stored_at, epoch, events, cell, source, body)
+SELECT n.tenant, n.received_day, n.partition, n.log_offset, n.received_at, $1::bigint, n.epoch, n.events, n.cell, n.source, n.body
+FROM unnest(
+    $2::text[], $3::date[], $4::int[], $5::bigint[], $6::bigint[], $7::bigint[], $8::text[], $9::text[], $10::int[], $11::bytea[]
+) AS n (tenant, received_day, partition, log_offset, received_at, epoch, cell, source, events, body)
+ON CONFLICT (partition, log_offset, received_day) DO UPDATE SET stored_at = r.stored_at
+WHERE r.tenant = excluded.tenant AND r.received_at = excluded.received_at AND r.cell = excluded.cell
+RETURNING 1
 
 -- name: store_traits
 -- Last writer by (at, message_id), ties by value, so that any order of the same claims ends the same.
@@ -176,27 +191,32 @@ ON CONFLICT (tenant, node) DO UPDATE SET component = excluded.component
 SELECT home FROM cell.ownership WHERE tenant = $1
 
 -- name: list_events
--- A page, newest first: (tenant, since, until, type, name, user, anonymous, source, cursor's time, cursor's id, limit).
-SELECT * FROM {home}.event
+-- A page, newest first: (tenant, since, until, type, name, anonymous, source, cursor's time, cursor's key, limit).
+SELECT * FROM {home}.event_row
 WHERE tenant = $1 AND event_at >= $2 AND event_at < $3
   AND ($4::text IS NULL OR type = $4) AND ($5::text IS NULL OR name = $5)
   AND ($6::text IS NULL OR anonymous_id = $6) AND ($7::text IS NULL OR source = $7)
-  AND ($8::bigint IS NULL OR (event_at, message_id) < ($8, $9::text))
-ORDER BY event_at DESC, message_id DESC LIMIT $10
+  AND ($8::bigint IS NULL OR (event_at <= $8 AND (event_at, message_key) < ($8, $9::bytea)))
+ORDER BY event_at DESC, message_key DESC LIMIT $10
 
 -- name: list_events_of_user
 -- The same for one user, by that user's index; $11 is the user.
-SELECT * FROM {home}.event
+SELECT * FROM {home}.event_row
 WHERE tenant = $1 AND user_id = $11 AND event_at >= $2 AND event_at < $3
   AND ($4::text IS NULL OR type = $4) AND ($5::text IS NULL OR name = $5)
   AND ($6::text IS NULL OR anonymous_id = $6) AND ($7::text IS NULL OR source = $7)
-  AND ($8::bigint IS NULL OR (event_at, message_id) < ($8, $9::text))
-ORDER BY event_at DESC, message_id DESC LIMIT $10
+  AND ($8::bigint IS NULL OR (event_at <= $8 AND (event_at, message_key) < ($8, $9::bytea)))
+ORDER BY event_at DESC, message_key DESC LIMIT $10
+
+-- name: records
+-- Records by their keys: (days, partitions, offsets).
+SELECT r.* FROM unnest($1::date[], $2::int[], $3::bigint[]) AS asked (received_day, partition, log_offset)
+JOIN {home}.record r USING (received_day, partition, log_offset)
 
 -- name: count_events
 -- Events per bucket: (tenant, since, until, type, name, anonymous, source, user, bucket in microseconds).
 SELECT event_at - mod(mod(event_at, $9::bigint) + $9::bigint, $9::bigint) AS start, count(*) AS events
-FROM {home}.event
+FROM {home}.event_row
 WHERE tenant = $1 AND event_at >= $2 AND event_at < $3
   AND ($4::text IS NULL OR type = $4) AND ($5::text IS NULL OR name = $5)
   AND ($6::text IS NULL OR anonymous_id = $6) AND ($7::text IS NULL OR source = $7)
@@ -204,8 +224,11 @@ WHERE tenant = $1 AND event_at >= $2 AND event_at < $3
 GROUP BY 1 ORDER BY 1
 
 -- name: get_event
--- One event: (tenant, message id). Were it stored twice, far apart, the first one received.
-SELECT * FROM {home}.event WHERE tenant = $1 AND message_id = $2 ORDER BY received_day LIMIT 1
+-- One event: (tenant, message key). Were it stored twice, far apart, the first one received. All days are named, so that in a
+-- partition without statistics the key's index is believed narrower than the tenant's, which would be read from end to end.
+SELECT * FROM {home}.event_row
+WHERE tenant = $1 AND message_key = $2 AND received_day BETWEEN '-infinity' AND 'infinity'
+ORDER BY received_day LIMIT 1
 
 -- name: members
 -- The nodes of the component of a node, none when nobody claimed it: (tenant, node).

@@ -1,0 +1,39 @@
+"""How far ingest may run ahead of the applies of its own process."""
+
+from __future__ import annotations
+
+import pytest
+
+from cells.pace import Pace
+from kernel.limits import PACE_BEHIND_SECONDS, PACE_SHARE, PACE_WINDOW_SECONDS
+from tests.support.clock import ManualClock
+
+
+def _running(behind_seconds: float) -> tuple[Pace, ManualClock]:
+    """Two partitions that have applied 100 events each ten times a second for a while."""
+    clock = ManualClock()
+    pace = Pace(clock)
+    for _ in range(50):
+        clock.advance(0.1)
+        pace.applied(0, 100, behind_seconds)
+        pace.applied(1, 100, 0.0)
+    return pace, clock
+
+
+def test_nothing_is_held_back_while_applies_keep_up() -> None:
+    """Nor before the first of them."""
+    assert Pace(ManualClock()).events_per_second_max() is None
+    assert _running(PACE_BEHIND_SECONDS)[0].events_per_second_max() is None
+
+
+def test_behind_it_accepts_less_than_it_applies() -> None:
+    """So that what is behind shrinks, whichever partition it is."""
+    pace, _ = _running(PACE_BEHIND_SECONDS + 0.01)
+    assert pace.events_per_second_max() == pytest.approx(2_000 * PACE_SHARE, rel=0.15)
+
+
+def test_a_store_that_does_not_apply_holds_nothing_back() -> None:
+    """The log keeps what comes meanwhile."""
+    pace, clock = _running(60.0)
+    clock.advance(3 * PACE_WINDOW_SECONDS)
+    assert pace.events_per_second_max() is None
