@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 from typing import Final, NewType, Protocol
 
 Micros = NewType("Micros", int)
@@ -62,4 +63,11 @@ def parse_iso(text: str) -> Micros | None:
 
 def iso(moment: Micros) -> str:
     """RFC 3339 in UTC with microseconds, e.g. 2026-11-21T13:00:00.000000Z."""
-    return to_datetime(moment).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    seconds, micros = divmod(moment, SECOND)
+    return f"{_to_the_second(seconds)}.{micros:06d}Z"
+
+
+@lru_cache(maxsize=4_096)
+def _to_the_second(seconds: int) -> str:
+    """Events of one moment come together: the calendar is worked out once for each second."""
+    return to_datetime(Micros(seconds * SECOND)).isoformat()[: len("2026-11-21T13:00:00")]

@@ -24,30 +24,30 @@ _raw = msgspec.json.Decoder(msgspec.Raw)
 
 def item_of(event: event_pb2.Event) -> bytes:
     """The event's JSON text. What cannot be said in JSON becomes a text that `admit` rejects as malformed."""
-    fields: dict[str, object] = {"type": _TYPES.get(event.type, "unspecified")}
-    promoted = {
-        "messageId": event.message_id,
-        "userId": event.user_id,
-        "anonymousId": event.anonymous_id,
-        "event" if event.type == event_pb2.EVENT_TYPE_TRACK else "name": event.name,
-        "groupId": event.group_id,
-        "previousId": event.previous_id,
-    }
-    fields.update((name, value) for name, value in promoted.items() if value)
+    kind = _TYPES.get(event.type, "unspecified")
+    parts = ['{"type":"', kind, '"']
+    for member, value in (
+        (',"messageId":', event.message_id),
+        (',"userId":', event.user_id),
+        (',"anonymousId":', event.anonymous_id),
+        (',"event":' if kind == "track" else ',"name":', event.name),
+        (',"groupId":', event.group_id),
+        (',"previousId":', event.previous_id),
+    ):
+        if value:
+            parts += member, _text(value)
     try:
         if event.HasField("timestamp"):
-            fields["timestamp"] = iso(micros(event.timestamp.seconds, event.timestamp.nanos))
-        chosen = event.WhichOneof("properties")
-        key = "traits" if event.type in (event_pb2.EVENT_TYPE_IDENTIFY, event_pb2.EVENT_TYPE_GROUP) else "properties"
-        if chosen == "json":
-            fields[key] = _verbatim(event.json)
-        elif chosen == "struct":
-            fields[key] = MessageToDict(event.struct)
+            parts += ',"timestamp":"', iso(micros(event.timestamp.seconds, event.timestamp.nanos)), '"'
+        if chosen := event.WhichOneof("properties"):
+            properties = event.json if chosen == "json" else msgspec.json.encode(MessageToDict(event.struct))
+            parts += ',"traits":' if kind in ("identify", "group") else ',"properties":', _verbatim(properties)
         if event.context_json:
-            fields["context"] = _verbatim(event.context_json)
-        return msgspec.json.encode(fields)
+            parts += ',"context":', _verbatim(event.context_json)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError, ValueError):
         return _BROKEN
+    parts.append("}")
+    return "".join(parts).encode()
 
 
 def micros(seconds: int, nanos: int) -> Micros:
@@ -83,7 +83,12 @@ def response_of(admitted: Admitted, verbose: bool) -> ingest_pb2.IngestResponse:
     return response
 
 
-def _verbatim(text: bytes) -> msgspec.Raw:
+def _verbatim(text: bytes) -> str:
     """Exactly one JSON value in UTF-8, or an error: unchecked text could smuggle fields in."""
-    text.decode()
-    return _raw.decode(text)
+    _raw.decode(text)
+    return text.decode()
+
+
+def _text(value: str) -> str:
+    """The text as JSON."""
+    return msgspec.json.encode(value).decode()
