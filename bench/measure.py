@@ -26,7 +26,7 @@ from bench.run import Run
 from bench.scenarios import Take
 from bench.schedule import plan
 from bench.stored import Sizes
-from bench.verdict import Ledger
+from bench.verdict import Ledger, Part
 from bench.visibility import Watch
 from bench.workload import RUN_CHARS, Bodies, Protocol
 
@@ -62,6 +62,7 @@ async def measure(bench: Bench, take: Take, how: How, teller: Teller) -> Run:
         watch = Watch(looking)
         gc.collect()
         gc.freeze()  # the schedule and the templates stay as they are: no need to look through them again and again
+        since = await stored.positions(connection)
         given, sizes, before = await stored.applied(connection), await _sizes(bench, connection), resources.usage(pids)
         async with watch.following(), peaks.following(), teller.following(loop, schedule, load.batch), _disturbing(bench, loop, take, how):
             await loop.run()
@@ -73,7 +74,7 @@ async def measure(bench: Bench, take: Take, how: How, teller: Teller) -> Run:
             teller.say("a process was started again: what its predecessor took is not counted")
         await _falsify(connection, how.sabotage)
         ledger = Ledger(load.batch, schedule.tenant)
-        queryable = await _settle(bench, connection, run, ledger, watch, loop)
+        queryable = await _settle(stored.parts(connection, run, bench.tenants, since), ledger, watch, loop)
     samples = Samples(load.batch, schedule.first_due, loop.outcomes.acknowledged, queryable, schedule.stream)
     verdict = ledger.verdict(loop.outcomes.acknowledged)
     sent = len(set(schedule.request[: loop.outcomes.sent]))
@@ -112,12 +113,10 @@ async def _wait_until_applied(connection: asyncpg.Connection[asyncpg.Record], gi
     return False
 
 
-async def _settle(
-    bench: Bench, connection: asyncpg.Connection[asyncpg.Record], run: str, ledger: Ledger, watch: Watch, loop: OpenLoop
-) -> array[float]:
+async def _settle(parts: AsyncIterator[Part], ledger: Ledger, watch: Watch, loop: OpenLoop) -> array[float]:
     """Enters all that is stored into the ledger; when each request was queryable as a whole, in seconds after the start."""
     queryable = array("d", [math.nan]) * len(loop.outcomes.acknowledged)
-    async for part in stored.parts(connection, run, bench.tenants):
+    async for part in parts:
         ledger.add(part)
         moment = watch.visible_at(part.partition, part.offset)
         if moment is not None and part.request < len(queryable):

@@ -6,22 +6,27 @@ The one place that knows how events are laid out in the store.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import asyncpg
 
 from bench.verdict import WORD, Part
-from bench.workload import taken_apart
+from bench.workload import positions_by_request
 from cells.eventlog import codec
 
 _RECORDS_AT_ONCE: Final = 500
-# The events that are stored of each record: an event's text, and so its message id, stands in the record's body.
+_POSITIONS: Final = "SELECT partition, next_offset FROM cell.position"
+# The events that are stored of each record from a position of its partition on. An event's text, and so its message id, stands in the
+# record's body.
 _RECORDS: Final = """
 SELECT r.tenant, r.partition, r.log_offset, r.body, o.ordinals
 FROM (
-    SELECT received_day, partition, log_offset, array_agg(ordinal) AS ordinals FROM tenants.event_row GROUP BY 1, 2, 3
+    SELECT e.received_day, e.partition, e.log_offset, array_agg(e.ordinal) AS ordinals
+    FROM tenants.event_row e LEFT JOIN unnest($1::int[], $2::bigint[]) AS since (partition, first) USING (partition)
+    WHERE e.log_offset >= coalesce(since.first, 0)
+    GROUP BY 1, 2, 3
 ) AS o JOIN tenants.record r USING (received_day, partition, log_offset)
 """
 # Nothing tells the planner how many events there are to a record: it would sort all of them.
@@ -51,26 +56,33 @@ class Sizes:
         return Sizes(self.log - before.log, self.store - before.store, self.wal - before.wal)
 
 
-async def parts(connection: asyncpg.Connection[asyncpg.Record], run: str, tenants: Sequence[str]) -> AsyncIterator[Part]:
-    """Everything that is stored of `run`. `tenants` are names by index; another tenant's index is -1."""
+async def positions(connection: asyncpg.Connection[asyncpg.Record]) -> dict[int, int]:
+    """How far the store has come, by partition."""
+    return {row["partition"]: row["next_offset"] for row in await connection.fetch(_POSITIONS)}
+
+
+async def parts(
+    connection: asyncpg.Connection[asyncpg.Record], run: str, tenants: Sequence[str], since: Mapping[int, int]
+) -> AsyncIterator[Part]:
+    """Everything of `run` that was stored from some positions on. `tenants` are names by index; another tenant's index is -1."""
     index = {name: number for number, name in enumerate(tenants)}
     async with connection.transaction():
         await connection.execute(_HASHED)
-        async for tenant, partition, offset, body, ordinals in connection.cursor(_RECORDS, prefetch=_RECORDS_AT_ONCE):
+        records = connection.cursor(_RECORDS, list(since), list(since.values()), prefetch=_RECORDS_AT_ONCE)
+        async for tenant, partition, offset, body, ordinals in records:
             ids = codec.decode_columns(body).message_ids
-            for (request, word), positions in _grouped([ids[ordinal] for ordinal in ordinals], run).items():
-                mask = sum({1 << position for position in positions})
-                yield Part(index.get(tenant, -1), request, word, partition, len(positions), mask, offset)
+            for request, found in positions_by_request(run, [ids[ordinal] for ordinal in ordinals]).items():
+                for word, inside in _words(found).items():
+                    mask = sum({1 << position for position in inside})
+                    yield Part(index.get(tenant, -1), request, word, partition, len(inside), mask, offset)
 
 
-def _grouped(ids: Sequence[str], run: str) -> dict[tuple[int, int], list[int]]:
-    """Positions inside a word, by (request, word), of the message ids that are of the run."""
-    found: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for taken in map(taken_apart, ids):
-        if taken is not None and taken.run == run:
-            word, position = divmod(taken.position, WORD)
-            found[taken.request, word].append(position)
-    return found
+def _words(found: Sequence[int]) -> dict[int, list[int]]:
+    """Positions inside a word, by word."""
+    words: dict[int, list[int]] = defaultdict(list)
+    for position in found:
+        words[position // WORD].append(position % WORD)
+    return words
 
 
 async def applied(connection: asyncpg.Connection[asyncpg.Record]) -> int:

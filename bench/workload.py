@@ -7,8 +7,11 @@ patch of bytes between its pieces: the part of the message ids that tells reques
 from __future__ import annotations
 
 import random
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple
+from functools import cache
+from typing import Final, Literal
 
 import msgspec
 
@@ -31,7 +34,8 @@ _TIME_BYTES: Final = 12
 # Both are odd and near a power of two over the golden ratio: multiples of them are spread evenly, and each has an inverse.
 _SPREAD_POSITIONS: Final = 40_503
 _SPREAD_REQUESTS: Final = 0x9E37_79B9_7F4A_7C15
-UNSPREAD_POSITIONS: Final = pow(_SPREAD_POSITIONS, -1, 2**16)
+_UNSPREAD_POSITIONS: Final = pow(_SPREAD_POSITIONS, -1, 2**16)
+_POSITION_CHARS: Final = 4
 
 
 def message_id(run: str, request: int, position: int) -> str:
@@ -39,23 +43,18 @@ def message_id(run: str, request: int, position: int) -> str:
     return _position(position) + _rest_of_id(run, request)
 
 
-class Taken(NamedTuple):
-    """What a message id says."""
+def positions_by_request(run: str, ids: Iterable[str]) -> dict[int, list[int]]:
+    """The inverse of `message_id`, for many at once: which positions of which requests of `run` are among the ids."""
+    heads: dict[str, list[str]] = defaultdict(list)
+    for identifier in ids:
+        heads[identifier[_POSITION_CHARS:]].append(identifier[:_POSITION_CHARS])
+    ours = {rest: of for rest, of in heads.items() if len(rest) == ID_CHARS - _POSITION_CHARS and rest[16 : 16 + RUN_CHARS] == run}
+    return {int(rest[-8:], 16): [_position_of(head) for head in of] for rest, of in ours.items()}
 
-    run: str
-    request: int
-    position: int
 
-
-def taken_apart(identifier: str) -> Taken | None:
-    """The inverse of `message_id`; None for an id of somebody else."""
-    if len(identifier) != ID_CHARS:
-        return None
-    try:
-        position = int(identifier[:4], 16) * UNSPREAD_POSITIONS % 2**16
-        return Taken(identifier[-8 - RUN_CHARS : -8], int(identifier[-8:], 16), position)
-    except ValueError:
-        return None
+@cache
+def _position_of(head: str) -> int:
+    return int(head, 16) * _UNSPREAD_POSITIONS % 2**16
 
 
 def _position(position: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from array import array
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 import asyncpg
 import pytest
@@ -43,10 +43,10 @@ async def apply_run(room: Room, run: str, first: int = 0) -> None:
         await room.apply(batch(*events, partition=request % 2))
 
 
-async def judge(admin: asyncpg.Connection[asyncpg.Record]) -> Verdict:
-    """The verdict when every request was acknowledged."""
+async def judge(admin: asyncpg.Connection[asyncpg.Record], since: Mapping[int, int] | None = None) -> Verdict:
+    """The verdict when every request was acknowledged, on what was stored from some positions on."""
     ledger = Ledger(BATCH, array("B", [request % 2 for request in range(REQUESTS)]))
-    async for part in stored.parts(admin, RUN, TENANTS):
+    async for part in stored.parts(admin, RUN, TENANTS, since or {}):
         ledger.add(part)
         assert part.partition == part.request % 2
         assert part.offset == part.request // 2
@@ -58,6 +58,17 @@ async def test_a_whole_run_is_found(postgres_room: Room, admin: asyncpg.Connecti
     await apply_run(postgres_room, RUN)
     await apply_run(postgres_room, OTHER, 100)
     assert await judge(admin) == Verdict(REQUESTS * BATCH, REQUESTS * BATCH, 0, 0, 0, 0)
+
+
+async def test_what_was_there_before_is_not_looked_at(postgres_room: Room, admin: asyncpg.Connection[asyncpg.Record]) -> None:
+    """Law: a run is judged by what came after its beginning, and a partition that was empty then counts from its start."""
+    before = await stored.positions(admin)
+    await apply_run(postgres_room, RUN)
+    assert (await judge(admin, before)).holds
+    after = await stored.positions(admin)
+    assert after == {0: REQUESTS // 2, 1: REQUESTS // 2}
+    assert (await judge(admin, after)).stored == 0
+    assert (await judge(admin, {0: 0, 1: after[1]})).missing == REQUESTS // 2 * BATCH
 
 
 async def test_a_planted_loss_is_found(postgres_room: Room, admin: asyncpg.Connection[asyncpg.Record]) -> None:

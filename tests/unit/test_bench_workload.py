@@ -8,7 +8,7 @@ from itertools import pairwise
 import msgspec
 import pytest
 
-from bench.workload import ID_CHARS, Bodies, message_id
+from bench.workload import ID_CHARS, Bodies, message_id, positions_by_request
 from cells.ingest.admit import admit
 from cells.ingest.codec_grpc import item_of
 from cells.ingest.split import split_batch, split_single
@@ -89,3 +89,11 @@ def test_message_ids_differ_and_come_in_no_order() -> None:
     assert 0.3 < sum(a < b for a, b in pairwise(singles)) / len(singles) < 0.7
     assert len({identifier[4:6] for identifier in singles}) == 256
     assert len({identifier[:2] for identifier in ids[:100]}) > 60
+
+
+def test_ids_are_taken_apart() -> None:
+    """Law: from the ids that are stored follow the requests and positions that were sent; other runs' ids, and others', are nobody's."""
+    requests, positions = (0, 7, 0xFFFF_FFFF), [0, 59, 60, 999, 65_535]
+    ids = [message_id(RUN, request, position) for request in requests for position in positions]
+    foreign = [message_id("ffffffff", 1, 1), "x", "", "e" * 36, message_id(RUN, 1, 1) + "0"]
+    assert positions_by_request(RUN, [*ids, *foreign]) == dict.fromkeys(requests, positions)
