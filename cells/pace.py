@@ -20,19 +20,28 @@ class Pace:
     clock: Clock
     _events: int = 0
     _since: float = 0.0
-    _rate: float = 0.0
+    _rate: float | None = None
     _behind: dict[int, tuple[float, float]] = field(default_factory=dict)
+    _behind_since: float | None = None
 
     def applied(self, partition: int, events: int, behind_seconds: float) -> None:
         """An apply of `partition` is done; its oldest event had waited in the log for `behind_seconds`."""
         now = self.clock.monotonic()
         self._behind[partition] = (behind_seconds, now)
+        if now - self._since > 2 * limits.PACE_WINDOW_SECONDS:  # after a pause the window would say how long it was
+            self._rate, self._events, self._since = None, 0, now
+            return
         self._events += events
         if (elapsed := now - self._since) >= limits.PACE_WINDOW_SECONDS:
             self._rate, self._events, self._since = self._events / elapsed, 0, now
 
     def events_per_second_max(self) -> float | None:
-        """What ingest may accept; None when nothing holds it back."""
-        oldest = self.clock.monotonic() - 2 * limits.PACE_WINDOW_SECONDS
-        behind = max((seconds for seconds, at in self._behind.values() if at >= oldest), default=0.0)
-        return self._rate * limits.PACE_SHARE if behind > limits.PACE_BEHIND_SECONDS and self._rate else None
+        """What ingest may accept; None when nothing holds it back. Being behind counts when it lasts."""
+        now = self.clock.monotonic()
+        behind = max((s for s, at in self._behind.values() if now - at <= 2 * limits.PACE_WINDOW_SECONDS), default=0.0)
+        if behind <= limits.PACE_BEHIND_SECONDS or self._rate is None:
+            self._behind_since = None
+            return None
+        if self._behind_since is None:
+            self._behind_since = now
+        return self._rate * limits.PACE_SHARE if now - self._behind_since >= limits.PACE_WINDOW_SECONDS else None

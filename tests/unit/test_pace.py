@@ -9,6 +9,11 @@ from kernel.limits import PACE_BEHIND_SECONDS, PACE_SHARE, PACE_WINDOW_SECONDS
 from tests.support.clock import ManualClock
 
 
+def _new() -> tuple[Pace, ManualClock]:
+    clock = ManualClock()
+    return Pace(clock), clock
+
+
 def _running(behind_seconds: float) -> tuple[Pace, ManualClock]:
     """Two partitions that have applied 100 events each ten times a second for a while."""
     clock = ManualClock()
@@ -26,10 +31,22 @@ def test_nothing_is_held_back_while_applies_keep_up() -> None:
     assert _running(PACE_BEHIND_SECONDS)[0].events_per_second_max() is None
 
 
-def test_behind_it_accepts_less_than_it_applies() -> None:
-    """So that what is behind shrinks, whichever partition it is."""
-    pace, _ = _running(PACE_BEHIND_SECONDS + 0.01)
+def test_behind_for_long_it_accepts_less_than_it_applies() -> None:
+    """So that what is behind shrinks, whichever partition it is; a moment's delay costs nobody a refusal."""
+    pace, clock = _running(PACE_BEHIND_SECONDS + 0.01)
+    assert pace.events_per_second_max() is None
+    clock.advance(PACE_WINDOW_SECONDS)
     assert pace.events_per_second_max() == pytest.approx(2_000 * PACE_SHARE, rel=0.15)
+
+
+def test_a_pause_is_not_taken_for_slowness() -> None:
+    """The first applies after nothing came, or of the process's life, say nothing of what it could do."""
+    for pace, clock in (_running(0.0), _new()):
+        clock.advance(3_600.0)
+        for _ in range(3):
+            clock.advance(PACE_WINDOW_SECONDS / 4)
+            pace.applied(0, 1, PACE_BEHIND_SECONDS + 1)
+            assert pace.events_per_second_max() is None
 
 
 def test_a_store_that_does_not_apply_holds_nothing_back() -> None:
