@@ -26,6 +26,7 @@ INFLIGHT_BYTES_MAX: Final = 64 * KIB * KIB
 TENANT_INFLIGHT_SHARE: Final = 0.5
 TURN_BYTES: Final = 64 * KIB  # of bodies per turn of the loop: about a hundred events, a few milliseconds
 TURN_REQUEST_BYTES: Final = 8 * KIB  # what a request costs beside its body, as bytes of a body would
+TURN_BYTES_PER_SECOND: Final = 32 * KIB * KIB  # of a turn that lasted longer: about half of what a core can admit
 TURN_WAIT_SECONDS_MAX: Final = 0.2
 PACE_BEHIND_SECONDS: Final = 0.5
 PACE_WINDOW_SECONDS: Final = 0.5

@@ -2,7 +2,8 @@
 
 A process that admits, appends, folds and applies on one loop must not admit all that has arrived before it goes on: what is
 accepted would then wait behind what is still to be judged. So bodies are worked on in the order in which they came, up to a
-bound in bytes per turn of the loop; the rest wait. Once the one in front has waited too long, no more are taken.
+bound in bytes per turn of the loop - more after a turn that was long, so that admission gets its half of a busy loop - and the
+rest wait. Once the one in front has waited too long, no more are taken.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class Turns:
         self._waiting: deque[_Waiting] = deque()
         self._left = limits.TURN_BYTES
         self._renewing = False
+        self._renewed = 0.0
 
     def check(self) -> None:
         """Raises Failure(OVERLOADED) while the one in front waits too long: before a body is read, refusing costs little."""
@@ -52,13 +54,14 @@ class Turns:
     def _spend(self, size: int) -> None:
         self._left -= size
         if not self._renewing:
-            self._renewing = True
+            self._renewing, self._renewed = True, self._clock.monotonic()
             asyncio.get_running_loop().call_soon(self._renew)
 
     def _renew(self) -> None:
         """The next turn: runs after all that was ready in this one."""
         self._renewing = False
-        self._left = limits.TURN_BYTES
+        lasted = self._clock.monotonic() - self._renewed
+        self._left = max(limits.TURN_BYTES, int(lasted * limits.TURN_BYTES_PER_SECOND))
         while self._waiting and self._left > 0:
             waiting = self._waiting.popleft()
             if not waiting.turn.done():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cells.ingest.turns import Turns
 from kernel.errors import Failure, Reason
-from kernel.limits import TURN_BYTES, TURN_REQUEST_BYTES, TURN_WAIT_SECONDS_MAX
+from kernel.limits import TURN_BYTES, TURN_BYTES_PER_SECOND, TURN_REQUEST_BYTES, TURN_WAIT_SECONDS_MAX
 from tests.support.clock import ManualClock
 
 
@@ -37,6 +37,26 @@ def test_order_is_kept_and_a_turn_is_bounded(sizes: list[int]) -> None:
     for turn in set(served):
         of_turn = [size for size, at in zip(sizes, served, strict=True) if at == turn]
         assert sum(size + TURN_REQUEST_BYTES for size in of_turn[:-1]) < TURN_BYTES
+
+
+async def test_a_long_turn_is_followed_by_more_admission() -> None:
+    """In proportion: what else is ready may take half of the loop, not all of it."""
+    clock, done = ManualClock(), 0
+    turns = Turns(clock)
+
+    async def work() -> None:
+        nonlocal done
+        await turns.take(TURN_BYTES - TURN_REQUEST_BYTES)
+        done += 1
+
+    tasks = [asyncio.ensure_future(work()) for _ in range(40)]
+    await asyncio.sleep(0)
+    assert done == 1
+    clock.advance(10 * TURN_BYTES / TURN_BYTES_PER_SECOND)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert 10 <= done <= 12
+    await asyncio.gather(*tasks)
 
 
 async def test_others_have_their_turn_between_two_large_bodies() -> None:
