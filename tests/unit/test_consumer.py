@@ -262,3 +262,21 @@ async def test_retention_drops_old_days_but_never_what_is_not_applied(room: Room
     await room.store.apply(Apply(fold(0, await room.log.fetch(0, 0, 1, 1, 0.0)), room.claim, 0, 1), 1e9)
     assert await expire(room.log, await room.store.positions(), room.clock.now()) == 1
     assert (await room.log.bounds())[0] == (1, 2)
+
+
+class Hesitant(MemoryLog):
+    """A log whose leader shows nothing yet, as one of Kafka's may a moment after its election."""
+
+    async def fetch(self, *_: object) -> list[Entry]:
+        """Nothing, though the bounds say otherwise."""
+        return []
+
+
+async def test_retention_drops_nothing_when_what_waits_is_not_shown() -> None:
+    """An empty answer before the end is no word that nothing waits: the trim is left to the next time."""
+    clock = ManualClock()
+    log = Hesitant(1, clock)
+    await log.append(0, record(envelope("a")), clock.monotonic() + 5)
+    clock.advance(30 * DAY / 1_000_000)
+    assert await expire(log, {0: 0}, clock.now()) == 0
+    assert (await log.bounds())[0] == (0, 1)
