@@ -9,15 +9,15 @@ from typing import Final
 @dataclass(frozen=True, slots=True)
 class LogShape:
     """`partitions` are fixed when a cell's log is first made; `replication` copies are kept of a record, `min_in_sync` of which must be
-    written before it is acknowledged; what was applied is kept for `retention_days`. Raises ValueError for what cannot be."""
+    written before it is acknowledged. How long what was applied is kept is `kernel.limits.LOG_RETENTION_DAYS`, the same for every log.
+    Raises ValueError for what cannot be."""
 
     partitions: int
     replication: int
     min_in_sync: int
-    retention_days: int
 
     def __post_init__(self) -> None:
-        if self.partitions < 1 or self.retention_days < 1 or not 1 <= self.min_in_sync <= self.replication:
+        if self.partitions < 1 or not 1 <= self.min_in_sync <= self.replication:
             raise ValueError(f"no log can be {self}")
 
     def on_one_machine(self, brokers: int) -> LogShape:
@@ -35,5 +35,5 @@ class LogShape:
 
 # Each partition of a process is applied by itself: more of them mean smaller applies, and fewer events a second.
 _PARTITIONS_ON_ONE_MACHINE: Final = 2
-# Twelve divide evenly among 1, 2, 3, 4, 6 and 12 consumers. Seven days are what an erasure promises at the latest for copies in a log.
-LOG: Final = LogShape(partitions=12, replication=3, min_in_sync=2, retention_days=7)
+# Twelve divide evenly among 1, 2, 3, 4, 6 and 12 consumers.
+LOG: Final = LogShape(partitions=12, replication=3, min_in_sync=2)
