@@ -21,6 +21,10 @@ _FOREIGN: Final = 255
 _COLUMNS: Final = 2
 _ZSTD: Final = 1
 _COMPRESS_FROM_BYTES: Final = 1_024
+# What a compressed body may become: several times what a record holds.
+_TEXT_BYTES_MAX: Final = 4 * RECORD_BYTES_MAX
+# What a store can keep of a number.
+_INT64_MAX: Final = 2**63 - 1
 
 _encoder = msgspec.msgpack.Encoder()
 _columns = msgspec.msgpack.Decoder(Columns)
@@ -40,6 +44,12 @@ def encode(body: Body) -> bytes:
     if len(data) < _COMPRESS_FROM_BYTES:
         return bytes((_COLUMNS,)) + data
     return bytes((_COLUMNS | _ZSTD,)) + _compressor.compress(data)
+
+
+def encode_envelopes(body: Body) -> bytes:
+    """As the previous version wrote it, whose readers know no columns: for ingest that is rolled out before them, or rolled back."""
+    data = _encoder.encode(body)
+    return b"\x00" + data if len(data) < _COMPRESS_FROM_BYTES else bytes((_ZSTD,)) + _compressor.compress(data)
 
 
 def foreign(why: str, key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes | None]]) -> bytes:
@@ -65,12 +75,24 @@ def _read(data: bytes) -> Body | Columns:
     try:
         if data[0] == _FOREIGN:
             raise Undecodable(_foreign_decoder.decode(data[1:])[0])
-        text = _decompressor.decompress(data[1:], max_output_size=4 * RECORD_BYTES_MAX) if data[0] & _ZSTD else data[1:]
-        if not data[0] & _COLUMNS:
-            return _envelopes.decode(text)
-        columns = _columns.decode(text)
-    except (msgspec.MsgspecError, zstandard.ZstdError) as error:
-        raise Undecodable(str(error)) from error
+        text = _inflated(data[1:]) if data[0] & _ZSTD else data[1:]
+        body = (_columns if data[0] & _COLUMNS else _envelopes).decode(text)
+    except (msgspec.MsgspecError, zstandard.ZstdError, UnicodeDecodeError, RecursionError, MemoryError) as error:
+        raise Undecodable(str(error) or type(error).__name__) from error
+    columns = columns_of(body) if isinstance(body, Body) else body
     if len({len(getattr(columns, name)) for name in Columns.__struct_fields__[1:]}) != 1:
         raise Undecodable("columns of different lengths")
-    return columns
+    hashes = columns.content_hashes
+    if hashes and not 0 <= min(hashes) <= max(hashes) <= _INT64_MAX:
+        raise Undecodable("a content hash that no store could keep")
+    # MessagePack knows nothing below the least of 64 bits.
+    if max(filter(None, columns.original_ats), default=0) > _INT64_MAX or (columns.sent_at or 0) > _INT64_MAX:
+        raise Undecodable("a time beyond all numbers")
+    return body
+
+
+def _inflated(data: bytes) -> bytes:
+    """The bound is for frames that do not say how large they are; one that says so is given all that it asks for."""
+    if (size := zstandard.frame_content_size(data)) > _TEXT_BYTES_MAX:
+        raise Undecodable(f"a body of {size} bytes, at most {_TEXT_BYTES_MAX}")
+    return _decompressor.decompress(data, max_output_size=_TEXT_BYTES_MAX)
