@@ -3,6 +3,8 @@
 A log record is put together again from the rows that are left of it, in as many pieces as it is met in. A piece must never lie where a
 record of the log itself may come to lie, or one would be read for the other: so pieces stand under partitions below zero, which
 no log has, and which say both the log's partition and which piece this is.
+
+The previous version hashed a payload in another way: a hash is computed anew, so that an equal repeat is no conflict.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from dataclasses import dataclass
 from datetime import date
 from itertools import groupby
 from typing import Final, NamedTuple
+from zlib import crc32
 
 from cells.eventlog import codec
 from cells.eventlog.envelope import Body, Envelope
@@ -159,7 +162,8 @@ def _piece(place: int, events: Sequence[OldEvent], keys: Mapping[tuple[TenantId,
 def _envelope(event: OldEvent) -> Envelope:
     """What was not promoted to a column is in the payload alone."""
     ids = (event.user_id, event.anonymous_id, event.name, event.group_id)
-    return Envelope(event.message_id, event.type, event.payload.encode(), event.content_hash, *ids)
+    payload = event.payload.encode()
+    return Envelope(event.message_id, event.type, payload, crc32(payload), *ids)
 
 
 def _row(event: OldEvent, keys: Mapping[tuple[TenantId, str], bytes]) -> EventRow:
@@ -171,7 +175,7 @@ def _row(event: OldEvent, keys: Mapping[tuple[TenantId, str], bytes]) -> EventRo
         event.partition,
         event.offset,
         event.ordinal,
-        event.content_hash,
+        crc32(event.payload.encode()),
         event.type,
         event.name,
         event.user_id,
