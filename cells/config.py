@@ -54,6 +54,7 @@ class Config(_LogFields):
     storage_address: str = ""
     log_bytes_max: int = 20 * 1024 * 1024 * 1024
     inflight_bytes_max: int = 64 * 1024 * 1024
+    record_format: Literal["columns", "envelopes"] = "columns"
     otlp_endpoint: str = ""
     log_level: str = "info"
 

@@ -27,18 +27,22 @@ class Pace:
     def applied(self, partition: int, events: int, behind_seconds: float) -> None:
         """An apply of `partition` is done; its oldest event had waited in the log for `behind_seconds`."""
         now = self.clock.monotonic()
-        self._behind[partition] = (behind_seconds, now)
-        if now - self._since > 2 * limits.PACE_WINDOW_SECONDS:  # after a pause the window would say how long it was
+        if not self._behind:  # all were idle: how long says nothing of what they can do
             self._rate, self._events, self._since = None, 0, now
-            return
-        self._events += events
+        else:
+            self._events += events
+        self._behind[partition] = (behind_seconds, now)
         if (elapsed := now - self._since) >= limits.PACE_WINDOW_SECONDS:
             self._rate, self._events, self._since = self._events / elapsed, 0, now
+
+    def idle(self, partition: int) -> None:
+        """Nothing of `partition` waits, or the store does not take it, or another process has it now."""
+        self._behind.pop(partition, None)
 
     def events_per_second_max(self) -> float | None:
         """What ingest may accept; None when nothing holds it back. Being behind counts when it lasts."""
         now = self.clock.monotonic()
-        behind = max((s for s, at in self._behind.values() if now - at <= 2 * limits.PACE_WINDOW_SECONDS), default=0.0)
+        behind = max((seconds for seconds, at in self._behind.values() if now - at <= limits.PACE_MEMORY_SECONDS), default=0.0)
         if behind <= limits.PACE_BEHIND_SECONDS or self._rate is None:
             self._behind_since = None
             return None

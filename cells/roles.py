@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Mapping
 
 from cells.config import Role, kafka_access
+from cells.eventlog import codec
 from cells.eventlog.kafka import open_log as open_kafka
 from cells.eventlog.kafka_start import Needs
 from cells.eventlog.log import EventLog
@@ -73,6 +74,7 @@ def add_ingest(process: Process, log: EventLog) -> None:
         process.config.inflight_bytes_max,
         process.spans,
         process.pace.events_per_second_max,
+        codec.encode if process.config.record_format == "columns" else codec.encode_envelopes,
     )
     process.routes.extend(IngestHttp(acceptor, lambda: process.follower.current, process.clock, process.spans).routes())
     servicer = IngestGrpc(acceptor, lambda: process.follower.current, process.clock, process.spans)
@@ -125,7 +127,7 @@ def add_processing(process: Process, log: EventLog, store: Applier, local: Postg
             await own(process, local)
 
     wiring = Wiring(
-        log, store, lambda: process.follower.current.claim(cell), renew, process.clock, process.meter, process.spans, process.pace.applied
+        log, store, lambda: process.follower.current.claim(cell), renew, process.clock, process.meter, process.spans, process.pace
     )
     process.tasks["processing"] = Consumer(wiring, f"{cell}-{uuid.uuid4().hex[:8]}").run
     process.every("lag", _LAG_SECONDS, lambda: report_lag(log, store, process.meter))

@@ -25,6 +25,7 @@ MEANINGS: Final[dict[str, str]] = {
     "headers_seconds": "how long Envoy waits for a request's head",
     "http_address": "`host:port` where HTTP is served: probes and metrics, in a cell the APIs too",
     "inflight_bytes_max": "request bytes in memory above which the cell sheds, the tenant that holds most first",
+    "record_format": "how ingest writes records; `envelopes` while processing of the version before columns may still read them",
     "journal_path": "where the signed placement is kept; its reader boots from it without the directory",
     "kafka_aws_region": "AWS region that AWS_MSK_IAM signs for",
     "kafka_bootstrap": "`host:port,host:port` of the Kafka brokers to ask first; required by log_kind kafka",

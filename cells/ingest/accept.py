@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from cells.eventlog import codec
 from cells.eventlog.envelope import Body, Envelope
@@ -25,13 +25,10 @@ from cells.ingest.verdict import Admitted, Rejected, Repeated
 from cells.tracing import OFF, Spans
 from kernel import limits
 from kernel.clock import Clock, Micros
-from kernel.epoch import Epoch, Stamp, door_one
+from kernel.epoch import Stamp, door_one
 from kernel.errors import Failure, Reason
 from kernel.ids import CellId, TenantId
 from kernel.metrics import Meter
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _BUCKETS_MAX: Final = 50_000
 
@@ -62,6 +59,7 @@ class Acceptor:
         inflight_bytes_max: int = limits.INFLIGHT_BYTES_MAX,
         spans: Spans = OFF,
         events_per_second_max: Callable[[], float | None] = _unbounded,
+        encode: Callable[[Body], bytes] = codec.encode,
     ) -> None:
         self._cell = cell
         self._log = log
@@ -72,6 +70,7 @@ class Acceptor:
         self._spans = spans
         self._turns = Turns(clock)
         self._events_per_second_max = events_per_second_max
+        self._encode = encode
         self._pace: quota.Bucket | None = None
         self._buckets: OrderedDict[TenantId, quota.Bucket] = OrderedDict()
         self._busy = 0
@@ -99,14 +98,17 @@ class Acceptor:
         if len(batch.items) > tenant.plan.batch_events_max:
             raise Failure(Reason.TOO_MANY_EVENTS, f"{len(batch.items)} events, at most {tenant.plan.batch_events_max}")
         with self._working():
-            self._take_quota(sender, len(batch.items))
             self._keep_pace(len(batch.items))
-            await self._turns.take(sum(map(len, batch.items)))
+            self._take_quota(sender, len(batch.items))
             admitted = await self._admit(batch.items)
             if admitted.accepted:
                 await self._append(sender, admitted, batch, min(deadline, self._clock.monotonic() + limits.APPEND_SECONDS_MAX))
         self._count(tenant.name, admitted)
         return admitted
+
+    async def turn(self, body_bytes: int) -> None:
+        """Returns when it is the turn of a request with so large a body: before anything is made of the body."""
+        await self._turns.take(body_bytes)
 
     async def drain(self, deadline: float) -> None:
         """Refuses new requests and waits for those in flight, until `deadline` at the latest."""
@@ -147,18 +149,17 @@ class Acceptor:
 
     async def _admit(self, items: Sequence[bytes]) -> Admitted:
         """In slices, so that no batch holds the loop for longer than a few milliseconds."""
-        if len(items) <= limits.SLICE_EVENTS_MAX:
-            return admit(items, self._new_message_id)
         seen: set[str] = set()
         accepted: list[tuple[int, Envelope]] = []
         rejected: list[Rejected] = []
         repeated: list[Repeated] = []
-        for start in range(0, len(items), limits.SLICE_EVENTS_MAX):
-            part = admit(items[start : start + limits.SLICE_EVENTS_MAX], self._new_message_id, seen, start)
+        for start, end in slices([len(item) for item in items]):
+            if start:
+                await asyncio.sleep(0)
+            part = admit(items[start:end], self._new_message_id, seen, start)
             accepted.extend(part.accepted)
             rejected.extend(part.rejected)
             repeated.extend(part.repeated)
-            await asyncio.sleep(0)
         return Admitted(tuple(accepted), tuple(rejected), tuple(repeated))
 
     async def _append(self, sender: Sender, admitted: Admitted, batch: Batch, deadline: float) -> None:
@@ -171,7 +172,7 @@ class Acceptor:
                 user = envelope.user_id or envelope.anonymous_id or ""
                 groups[partition_of(tenant.name, user, spread, self._log.partitions)].append(envelope)
         started, now = self._clock.monotonic(), self._clock.now()
-        records = [(partition, _record(sender, self._cell, tenant.epoch, now, batch, envelopes)) for partition, envelopes in groups.items()]
+        records = [(partition, self._record(sender, now, batch, envelopes)) for partition, envelopes in groups.items()]
         with self._spans.start("log.append") as span:
             span.note("records", len(records))
             await self._log_all(records, deadline)
@@ -186,6 +187,18 @@ class Acceptor:
         for outcome in await asyncio.gather(*appends, return_exceptions=True):
             if isinstance(outcome, BaseException):
                 raise outcome
+
+    def _record(self, sender: Sender, now: Micros, batch: Batch, envelopes: list[Envelope]) -> Record:
+        return Record(
+            tenant=sender.tenant.name,
+            source=sender.source,
+            cell=self._cell,
+            epoch=sender.tenant.epoch,
+            received_at=now,
+            events=len(envelopes),
+            trace=batch.trace,
+            body=self._encode(Body(batch.sent_at, envelopes)),
+        )
 
     def _count(self, tenant: TenantId, admitted: Admitted) -> None:
         self._meter.add(metrics.EVENTS_ACCEPTED, len(admitted.accepted), tenant=tenant)
@@ -204,14 +217,12 @@ class Acceptor:
                 self._idle.set()
 
 
-def _record(sender: Sender, cell: CellId, epoch: Epoch, now: Micros, batch: Batch, envelopes: list[Envelope]) -> Record:
-    return Record(
-        tenant=sender.tenant.name,
-        source=sender.source,
-        cell=cell,
-        epoch=epoch,
-        received_at=now,
-        events=len(envelopes),
-        trace=batch.trace,
-        body=codec.encode(Body(batch.sent_at, envelopes)),
-    )
+def slices(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """(start, end) of the stretches of a batch that are worked on at a time: bounded in events and, but for one event, in bytes."""
+    start = held = 0
+    for at, size in enumerate(sizes):
+        if at > start and (at - start >= limits.SLICE_EVENTS_MAX or held + size > limits.SLICE_BYTES_MAX):
+            yield start, at
+            start, held = at, 0
+        held += size
+    yield start, len(sizes)

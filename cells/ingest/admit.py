@@ -100,7 +100,7 @@ def _decode(item: bytes, plain: bool) -> _Event:
     """`plain` says that the item is ASCII and escapes nothing: then no character can be wrong."""
     if len(item) > limits.EVENT_BYTES_MAX:
         raise _Refusal(Reason.EVENT_TOO_LARGE, f"{len(item)} bytes")
-    if item.count(b"{") + item.count(b"[") > limits.NESTING_MAX and nesting(item) > limits.NESTING_MAX:
+    if item.count(b"{") + item.count(b"[") > limits.NESTING_MAX and deeper_than(item, limits.NESTING_MAX):
         raise _Refusal(Reason.NESTING_TOO_DEEP, f"more than {limits.NESTING_MAX} levels")
     if not plain and _SURROGATE.search(item):
         _refuse_lone_surrogates(item)
@@ -173,21 +173,22 @@ def _instant(event: _Event) -> Micros | None:
     return moment
 
 
-def nesting(text: bytes) -> int:
-    """The deepest nesting of arrays and objects, counted without recursion. Text that is no JSON gives some number."""
-    depth = deepest = 0
-    for match in _TOKENS.finditer(text):
-        token = match[0]
-        if token in (b"{", b"["):
-            depth += 1
-            deepest = max(deepest, depth)
-        elif token in (b"}", b"]"):
-            depth -= 1
-    return deepest
+def deeper_than(text: bytes, levels: int) -> bool:
+    """Whether arrays and objects are nested deeper. The innermost pairs of brackets are taken away again and again; of text that is no JSON
+    some brackets stay, and its decoder tells."""
+    brackets = _STRING.sub(b"", text).translate(None, _NO_BRACKETS)
+    for _ in range(levels):
+        fewer = _PAIR.sub(b"", brackets)
+        if len(fewer) == len(brackets):
+            return False
+        brackets = fewer
+    return bool(brackets)
 
 
 # A string that nobody closes reaches to the end: the scan stays linear whatever the text.
-_TOKENS: Final = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[{}\[\]]', re.DOTALL)
+_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)', re.DOTALL)
+_PAIR: Final = re.compile(rb"\{\}|\[\]")
+_NO_BRACKETS: Final = bytes(set(range(256)) - set(b"{}[]"))
 
 
 def _refuse_lone_surrogates(item: bytes) -> None:

@@ -10,7 +10,7 @@ from opentelemetry.trace import SpanKind
 
 from cells.admission.table import Admission
 from cells.answers import abort, retry_after
-from cells.ingest.accept import Acceptor, Batch
+from cells.ingest.accept import Acceptor, Batch, slices
 from cells.ingest.authenticate import Credentials, Sender, authenticate_sender, key_of_headers
 from cells.ingest.codec_grpc import item_of, micros, response_of
 from cells.ingest.stamp import stamp_of
@@ -87,8 +87,8 @@ class IngestGrpc(ingest_pb2_grpc.IngestServiceServicer):
                 last = request.sequence
                 task = asyncio.create_task(self._one(request, headers), name="ingest-batch")
                 await window.put(task)
-                # Tasks reach their append in the order of the stream, but for a batch that is admitted in slices: it is waited for.
-                if len(request.batch.events) > limits.SLICE_EVENTS_MAX:
+                # Tasks reach their append in the order of the stream, but for a batch that is worked on in slices: it is waited for.
+                if len(request.batch.events) > limits.SLICE_EVENTS_MAX or request.batch.ByteSize() > limits.SLICE_BYTES_MAX // 2:
                     await asyncio.wait((task,))
         except Failure as failure:
             return failure
@@ -128,11 +128,13 @@ class IngestGrpc(ingest_pb2_grpc.IngestServiceServicer):
         with self._acceptor.request() as held:
             sender = self._sender(headers)
             held.belong(sender.tenant.name)
-            held.resize(request.ByteSize())
+            size = request.ByteSize()
+            held.resize(size)
+            await self._acceptor.turn(size)
             with self._spans.start("ingest", came_with, kind=SpanKind.SERVER) as span:
                 span.note("tenant", sender.tenant.name)
                 span.note("events", len(request.events))
-                batch = _batch(request, sender, span.traceparent or came_with)
+                batch = await _batch(request, sender, span.traceparent or came_with)
                 admitted = await self._acceptor.accept(sender, stamp_of(headers), batch, deadline)
         return response_of(admitted, headers.get("x-verdicts") == "all")
 
@@ -146,7 +148,7 @@ class IngestGrpc(ingest_pb2_grpc.IngestServiceServicer):
         return self._clock.monotonic() + min(limits.BODY_READ_SECONDS, left if left is not None else limits.BODY_READ_SECONDS)
 
 
-def _batch(request: ingest_pb2.IngestRequest, sender: Sender, trace: str) -> Batch:
+async def _batch(request: ingest_pb2.IngestRequest, sender: Sender, trace: str) -> Batch:
     plan = sender.tenant.plan
     if not request.events:
         raise Failure(Reason.EMPTY_BATCH)
@@ -155,7 +157,12 @@ def _batch(request: ingest_pb2.IngestRequest, sender: Sender, trace: str) -> Bat
     if request.ByteSize() > plan.batch_bytes_max:
         raise Failure(Reason.BODY_TOO_LARGE, f"more than {plan.batch_bytes_max} bytes")
     sent_at = micros(request.sent_at.seconds, request.sent_at.nanos) if request.HasField("sent_at") else None
-    return Batch([item_of(event) for event in request.events], sent_at, trace)
+    items: list[bytes] = []
+    for start, end in slices([event.ByteSize() for event in request.events]):
+        if start:
+            await asyncio.sleep(0)
+        items += (item_of(event) for event in request.events[start:end])
+    return Batch(items, sent_at, trace)
 
 
 def _headers(context: Context) -> dict[str, str]:

@@ -43,14 +43,20 @@ _OPEN, _CLOSE = frozenset((b"{", b"[")), frozenset((b"}", b"]"))
 
 
 def split_batch(body: bytes) -> Split:
-    """The events of a `/v1/batch` body. Raises Failure when there is no batch to speak of."""
+    """The events of a `/v1/batch` body, whichever way. Raises Failure when there is no batch to speak of."""
+    return split_quickly(body) or salvage(body)
+
+
+def split_quickly(body: bytes) -> Split | None:
+    """The events of a `/v1/batch` body; None when it does not decode as a whole, for `salvage`. Raises Failure when there is no batch to
+    speak of."""
     try:
         body.decode()
         frame = _frame.decode(body)
     except msgspec.ValidationError as error:
         raise Failure(Reason.INVALID_FIELD, str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return _salvage(body)
+        return None
     if not frame.batch:
         raise Failure(Reason.EMPTY_BATCH)
     items = tuple(bytes(item) for item in frame.batch)
@@ -104,7 +110,7 @@ def _merged(item: bytes, field: str, shared: dict[str, msgspec.Raw]) -> bytes:
     return msgspec.json.encode(fields)
 
 
-def _salvage(body: bytes) -> Split:
+def salvage(body: bytes) -> Split:
     """The items of the top-level array `batch`, by their brackets. Raises Failure(MALFORMED_BODY) when they do not close."""
     items: list[bytes] = []
     frame: dict[str, bytes] = {}

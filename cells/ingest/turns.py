@@ -31,6 +31,7 @@ class Turns:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._waiting: deque[_Waiting] = deque()
+        self._woken = 0  # whose turn it is, but who have not run yet: nobody overtakes them
         self._left = limits.TURN_BYTES
         self._renewing = False
         self._renewed = 0.0
@@ -44,15 +45,23 @@ class Turns:
         """Returns when a request with so large a body may be worked on. One larger than a whole turn takes one, and nobody follows it in
         that turn."""
         size = body_bytes + limits.TURN_REQUEST_BYTES
-        if self._waiting or self._left <= 0:
+        if self._waiting or self._woken or self._left <= 0:
             waiting = _Waiting(asyncio.get_running_loop().create_future(), size, self._clock.monotonic())
             self._waiting.append(waiting)
-            await waiting.turn
+            self._schedule()
+            try:
+                await waiting.turn
+            finally:
+                if not waiting.turn.cancelled():
+                    self._woken -= 1
             return
         self._spend(size)
 
     def _spend(self, size: int) -> None:
         self._left -= size
+        self._schedule()
+
+    def _schedule(self) -> None:
         if not self._renewing:
             self._renewing, self._renewed = True, self._clock.monotonic()
             asyncio.get_running_loop().call_soon(self._renew)
@@ -66,4 +75,5 @@ class Turns:
             waiting = self._waiting.popleft()
             if not waiting.turn.done():
                 waiting.turn.set_result(None)
+                self._woken += 1
                 self._spend(waiting.size)

@@ -15,6 +15,7 @@ from typing import Final
 from opentelemetry.trace import SpanKind
 
 from cells.eventlog.log import Entry, EventLog
+from cells.pace import Pace
 from cells.processing import metrics
 from cells.processing.fence import Fences
 from cells.processing.pipeline import Care, Fold
@@ -36,14 +37,10 @@ _FENCED_SECONDS: Final = 0.2
 _RETRY_SECONDS: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 
-def _unheard(partition: int, events: int, behind_seconds: float) -> None:
-    """Nobody asks."""
-
-
 @dataclass(frozen=True)
 class Wiring:
-    """What a consumer works with. `claim` reads the newest one; `renew_claim` makes the store hear of it first. `applied` is told of
-    each apply its partition, its events, and for how many seconds the oldest of them had waited."""
+    """What a consumer works with. `claim` reads the newest one; `renew_claim` makes the store hear of it first. `pace` is told
+    how applies go, for the ingest of the same process."""
 
     log: EventLog
     store: Applier
@@ -52,7 +49,7 @@ class Wiring:
     clock: Clock
     meter: Meter
     spans: Spans = OFF
-    applied: Callable[[int, int, float], None] = _unheard
+    pace: Pace | None = None
 
 
 class PartitionLoop:
@@ -64,8 +61,18 @@ class PartitionLoop:
         self._fences = Fences()
         self._ahead: list[Entry] = []
 
+    def _idle(self) -> None:
+        if self._w.pace is not None:
+            self._w.pace.idle(self._partition)
+
     async def run(self) -> None:
         """Until it is cancelled. Failures are waited out with a growing pause; only a success resets it."""
+        try:
+            await self._run()
+        finally:
+            self._idle()
+
+    async def _run(self) -> None:
         failures = 0
         while True:
             try:
@@ -75,6 +82,7 @@ class PartitionLoop:
                     failures = 0
             except Failure as failure:
                 self._w.meter.add(metrics.APPLY_FAILURES, reason=failure.reason.name)
+                self._idle()
                 await self._w.clock.sleep(_RETRY_SECONDS[min(failures, len(_RETRY_SECONDS) - 1)])
                 failures += 1
 
@@ -91,6 +99,7 @@ class PartitionLoop:
         entries = await self._entries(position)
         if not entries:
             self._report_lag(None)
+            self._idle()
             return position
         behind = self._report_lag(entries[0])
         with self._w.spans.start("process", links=(entry.record.trace for entry in entries), kind=SpanKind.CONSUMER) as span:
@@ -105,7 +114,9 @@ class PartitionLoop:
                 return position
             case Applied():
                 self._count(outcome)
-                self._w.applied(self._partition, sum(entry.record.events for entry in entries if entry.offset < following), behind)
+                if self._w.pace is not None:
+                    events = sum(entry.record.events for entry in entries if entry.offset < following)
+                    self._w.pace.applied(self._partition, events, behind)
                 self._ahead = [entry for entry in entries if entry.offset >= following]
                 return following
 

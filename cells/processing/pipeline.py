@@ -17,7 +17,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from enum import Enum
-from itertools import count, repeat
+from itertools import count, islice, repeat
 
 import msgspec
 
@@ -86,11 +86,7 @@ class Fold:
             self._bury_record(entry, f"{len(columns.message_ids)} envelopes where the header says {record.events}")
             return
         self._bytes += sum(map(len, columns.payloads))
-        self._units += record.events
         yield from self._take(entry, columns)
-        if self._units >= SLICE_EVENTS_MAX:
-            self._units = 0
-            yield
 
     def effects(self) -> Effects:
         """All of it."""
@@ -128,7 +124,9 @@ class Fold:
         self._identities.extend(identity_claims.identities(record.tenant, columns, wrong))
         if len(wrong) < record.events:
             rows = self._row_of_each(entry, columns, event_ats)
-            self._rows.extend(row for row in rows if row.ordinal not in wrong) if wrong else self._rows.extend(rows)
+            while part := list(islice(rows, SLICE_EVENTS_MAX)):
+                self._rows.extend(row for row in part if row.ordinal not in wrong)
+                yield
             self._records.append(_record_row(self.partition, entry, record.events - len(wrong)))
 
     def _wrong(self, columns: Columns) -> dict[int, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cells.pace import Pace
-from kernel.limits import PACE_BEHIND_SECONDS, PACE_SHARE, PACE_WINDOW_SECONDS
+from kernel.limits import PACE_BEHIND_SECONDS, PACE_MEMORY_SECONDS, PACE_SHARE, PACE_WINDOW_SECONDS
 from tests.support.clock import ManualClock
 
 
@@ -42,6 +42,8 @@ def test_behind_for_long_it_accepts_less_than_it_applies() -> None:
 def test_a_pause_is_not_taken_for_slowness() -> None:
     """The first applies after nothing came, or of the process's life, say nothing of what it could do."""
     for pace, clock in (_running(0.0), _new()):
+        pace.idle(0)
+        pace.idle(1)
         clock.advance(3_600.0)
         for _ in range(3):
             clock.advance(PACE_WINDOW_SECONDS / 4)
@@ -50,7 +52,21 @@ def test_a_pause_is_not_taken_for_slowness() -> None:
 
 
 def test_a_store_that_does_not_apply_holds_nothing_back() -> None:
-    """The log keeps what comes meanwhile."""
-    pace, clock = _running(60.0)
-    clock.advance(3 * PACE_WINDOW_SECONDS)
-    assert pace.events_per_second_max() is None
+    """The log keeps what comes meanwhile: whether its applies fail, or hang for long."""
+    failing, clock = _running(60.0)
+    failing.idle(0)
+    failing.idle(1)
+    assert failing.events_per_second_max() is None
+    hanging, clock = _running(60.0)
+    clock.advance(PACE_MEMORY_SECONDS + 1)
+    assert hanging.events_per_second_max() is None
+
+
+def test_slow_applies_are_no_pause() -> None:
+    """However far apart they are while something waits."""
+    pace, clock = _new()
+    for _ in range(5):
+        clock.advance(3.0)
+        pace.applied(0, 300, 30.0)
+        pace.events_per_second_max()
+    assert pace.events_per_second_max() == pytest.approx(100 * PACE_SHARE)

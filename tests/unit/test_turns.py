@@ -39,6 +39,28 @@ def test_order_is_kept_and_a_turn_is_bounded(sizes: list[int]) -> None:
         assert sum(size + TURN_REQUEST_BYTES for size in of_turn[:-1]) < TURN_BYTES
 
 
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2 * TURN_BYTES)), max_size=30))
+def test_nobody_is_overtaken_whenever_they_come(arrivals: list[tuple[int, int]]) -> None:
+    """Bodies that come some turns of the loop after one another, also just after somebody was woken, are worked on in that order."""
+
+    async def play() -> list[int]:
+        turns, order = Turns(ManualClock()), []
+        tasks = []
+
+        async def work(number: int, size: int) -> None:
+            await turns.take(size)
+            order.append(number)
+
+        for number, (pause, size) in enumerate(arrivals):
+            for _ in range(pause):
+                await asyncio.sleep(0)
+            tasks.append(asyncio.ensure_future(work(number, size)))
+        await asyncio.gather(*tasks)
+        return order
+
+    assert asyncio.run(play()) == list(range(len(arrivals)))
+
+
 async def test_a_long_turn_is_followed_by_more_admission() -> None:
     """In proportion: what else is ready may take half of the loop, not all of it."""
     clock, done = ManualClock(), 0
