@@ -60,7 +60,7 @@ class Questions:
         if len(found) <= page.page_size:
             return found, ""
         last = found[page.page_size - 1].row
-        return found[:-1], query.token_of(who.tenant, asked, page.which, Cursor(last.event_at, last.message_key))
+        return found[:-1], query.token_of(who.tenant, asked, page.which, Cursor(last.event_at, last.message_key, last.received_day))
 
     async def get_event(self, who: Asker, message_id: str) -> Stored:
         """One event, or Failure(NOT_FOUND)."""

@@ -101,7 +101,7 @@ class MemoryStore:
         """See the port."""
         found = sorted(self._matching(tenant, which), key=_time_key, reverse=True)
         if after is not None:
-            found = [stored for stored in found if _time_key(stored) < (after.event_at, after.message_key)]
+            found = [stored for stored in found if _time_key(stored) < (after.event_at, after.message_key, after.received_day)]
         return found[:page_size]
 
     async def get_event(self, tenant: TenantId, message_id: str) -> Stored | None:
@@ -213,8 +213,8 @@ def _differ(one: RecordRow, other: RecordRow) -> bool:
     return (one.tenant, one.received_at, one.cell) != (other.tenant, other.received_at, other.cell)
 
 
-def _time_key(stored: Stored) -> tuple[int, bytes]:
-    return stored.row.event_at, stored.row.message_key
+def _time_key(stored: Stored) -> tuple[int, bytes, date]:
+    return stored.row.event_at, stored.row.message_key, stored.row.received_day
 
 
 def _matches(row: EventRow, which: Filter) -> bool:

@@ -46,7 +46,7 @@ class PostgresReader:
 
     async def list_events(self, tenant: TenantId, which: Filter, page_size: int, after: Cursor | None) -> list[Stored]:
         """See the port."""
-        cursor = (after.event_at, after.message_key) if after else (None, None)
+        cursor = (after.event_at, after.message_key, after.received_day) if after else (None, None, None)
         values = (tenant, which.since, which.until, which.type, which.name, which.anonymous_id, which.source, *cursor, page_size)
         async with self._reading(tenant) as (connection, home):
             if which.user_id is None:

@@ -11,6 +11,7 @@ import base64
 import binascii
 import hashlib
 from dataclasses import dataclass, replace
+from datetime import date
 from typing import Final
 
 import msgspec
@@ -54,6 +55,7 @@ class _Token(msgspec.Struct, array_like=True, frozen=True):
     until: Micros
     event_at: Micros
     message_key: bytes
+    received_day: date = date.min  # a token without it, of the previous version, leads past all of its key, as it did there
 
 
 _decoder = msgspec.msgpack.Decoder(_Token)
@@ -70,12 +72,12 @@ def page_of(tenant: TenantId, asked: Asked, page_size: int, token: str, now: Mic
     read = _read(token)
     if read.fingerprint != fingerprint(tenant, asked):
         raise Failure(Reason.INVALID_QUESTION, "the page token belongs to another question")
-    return Page(replace(which, since=read.since, until=read.until), size, Cursor(read.event_at, read.message_key))
+    return Page(replace(which, since=read.since, until=read.until), size, Cursor(read.event_at, read.message_key, read.received_day))
 
 
 def token_of(tenant: TenantId, asked: Asked, which: Filter, last: Cursor) -> str:
     """The token that leads past `last`."""
-    token = _Token(fingerprint(tenant, asked), which.since, which.until, last.event_at, last.message_key)
+    token = _Token(fingerprint(tenant, asked), which.since, which.until, last.event_at, last.message_key, last.received_day)
     return base64.urlsafe_b64encode(msgspec.msgpack.encode(token)).decode().rstrip("=")
 
 

@@ -34,6 +34,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Literal, Protocol
 
 from cells.eventlog.envelope import Envelope
@@ -58,10 +59,12 @@ class Filter:
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """Where a page ended: the key (event_at, message_key) of its last event."""
+    """Where a page ended: the key (event_at, message_key, received_day) of its last event. The day, since a repeat after the window is
+    stored beside the first write."""
 
     event_at: Micros
     message_key: bytes
+    received_day: date
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +137,7 @@ class Reader(Protocol):
     """What the query API needs: see the module's docstring. Each raises Failure(STORE_UNAVAILABLE)."""
 
     async def list_events(self, tenant: TenantId, which: Filter, page_size: int, after: Cursor | None) -> list[Stored]:
-        """Newest first by (event_at, message_key), at most `page_size`, strictly older than `after`."""
+        """Newest first by (event_at, message_key, received_day), at most `page_size`, strictly older than `after`."""
         ...
 
     async def get_event(self, tenant: TenantId, message_id: str) -> Stored | None:

@@ -260,7 +260,8 @@ async def test_pages_are_newest_first_and_complete(room: Room) -> None:
     after: Cursor | None = None
     while page := await room.reader.list_events(ACME, EVER, 5, after):
         found += [stored.envelope.message_id for stored in page]
-        after = Cursor(page[-1].row.event_at, page[-1].row.message_key)
+        last = page[-1].row
+        after = Cursor(last.event_at, last.message_key, last.received_day)
     assert found == [one.message_id for one in sorted(rows, key=lambda r: (r.event_at, r.row(0).message_key), reverse=True)]
 
 

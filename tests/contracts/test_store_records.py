@@ -9,7 +9,8 @@ from dataclasses import replace
 import asyncpg
 import pytest
 
-from kernel.clock import DAY, HOUR, Micros
+from cells.storage.store import Cursor
+from kernel.clock import DAY, HOUR, Micros, day_of
 from kernel.effects import Applied, Effects, RecordRow
 from kernel.errors import Failure, Reason
 from kernel.ids import CellId, TenantId
@@ -118,6 +119,20 @@ async def test_reading_never_mixes_bodies(room: Room) -> None:
             assert stored.envelope.payload == f'{{"of":"{tenant}/{message_id}"}}'.encode()
             assert await room.reader.get_event(tenant, message_id) == stored
             assert (await room.reader.trace(tenant, message_id)).stored == stored
+
+
+async def test_a_page_may_end_between_an_event_and_its_late_repeat(room: Room) -> None:
+    """A repeat after the window is a second row of the same key and time: pages of one meet both, the later one first."""
+    for days in (-3, 0):
+        assert await room.apply(effects(event("m1", at=NOW + days * DAY, event_at=NOW))) == Applied(1, 0, 0, 0, 0)
+    days_found = []
+    for which in (EVER, replace(EVER, user_id="ann")):
+        after: Cursor | None = None
+        while page := await room.reader.list_events(ACME, which, 1, after):
+            last = page[-1].row
+            after = Cursor(last.event_at, last.message_key, last.received_day)
+            days_found.append(last.received_day)
+    assert days_found == [day_of(NOW), day_of(Micros(NOW - 3 * DAY))] * 2
 
 
 async def test_schemas_with_different_days_in_one_apply(room: Room) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import date
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,19 +48,20 @@ def test_the_default_is_the_last_seven_days_and_fifty_events() -> None:
     questions,
     st.integers(-(2**60), 2**60).map(Micros),
     st.binary(min_size=MESSAGE_KEY_BYTES, max_size=MESSAGE_KEY_BYTES),
+    st.dates(),
 )
-def test_a_token_leads_on_with_the_same_times(asked: Asked, event_at: Micros, message_key: bytes) -> None:
+def test_a_token_leads_on_with_the_same_times(asked: Asked, event_at: Micros, message_key: bytes, day: date) -> None:
     """Its cursor comes back, and the range that the first page resolved, however much later the next page is asked for."""
     first = query.page_of(ACME, asked, 10, "", NOW)
-    token = query.token_of(ACME, asked, first.which, Cursor(event_at, message_key))
+    token = query.token_of(ACME, asked, first.which, Cursor(event_at, message_key, day))
     after = query.page_of(ACME, asked, 10, token, Micros(NOW + HOUR))
-    assert (after.which, after.after) == (first.which, Cursor(event_at, message_key))
+    assert (after.which, after.after) == (first.which, Cursor(event_at, message_key, day))
 
 
 @given(questions, questions)
 def test_a_token_of_another_question_is_refused(one: Asked, other: Asked) -> None:
     """Another filter or another tenant."""
-    token = query.token_of(ACME, one, query.resolve(one, NOW), Cursor(NOW, bytes(MESSAGE_KEY_BYTES)))
+    token = query.token_of(ACME, one, query.resolve(one, NOW), Cursor(NOW, bytes(MESSAGE_KEY_BYTES), date.min))
     if one != other:
         assert "another question" in refused(other, token=token)
     assert "another question" in refused(one, token=token, tenant=TenantId("globex"))
@@ -74,7 +77,7 @@ def test_a_damaged_token_is_refused(text: str) -> None:
 @given(st.binary(max_size=40).filter(lambda key: len(key) != MESSAGE_KEY_BYTES))
 def test_a_token_with_a_key_of_another_size_is_refused(message_key: bytes) -> None:
     """No event has such a key: the token is none of ours."""
-    assert "damaged" in refused(token=query.token_of(ACME, DEFAULT, query.resolve(DEFAULT, NOW), Cursor(NOW, message_key)))
+    assert "damaged" in refused(token=query.token_of(ACME, DEFAULT, query.resolve(DEFAULT, NOW), Cursor(NOW, message_key, date.min)))
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,8 @@ WHERE parent.relname = 'event' AND parent.relnamespace = (SELECT oid FROM pg_nam
 ORDER BY day
 
 -- name: old_events
--- Some of a day, in the order in which they lie: (day, behind this place, limit). By place, since what a transaction before this one
--- took away would be walked over again in any index.
+-- Some of a day: (day, behind this place, limit). By place, since what a transaction before this one took away would be walked over
+-- again in any index. No order is promised: the farthest place of an answer need not be its last, nor all before it be in it.
 SELECT ctid, tenant, message_id, received_day, received_at, event_at, stored_at, epoch, log_offset, content_hash, partition, ordinal,
        type, name, user_id, anonymous_id, group_id, source, cell, payload
 FROM {home}.event WHERE received_day = $1 AND ctid > $2 LIMIT $3
@@ -191,22 +191,22 @@ ON CONFLICT (tenant, node) DO UPDATE SET component = excluded.component
 SELECT home FROM cell.ownership WHERE tenant = $1
 
 -- name: list_events
--- A page, newest first: (tenant, since, until, type, name, anonymous, source, cursor's time, cursor's key, limit).
+-- A page, newest first: (tenant, since, until, type, name, anonymous, source, cursor's time, key and day, limit).
 SELECT * FROM {home}.event_row
 WHERE tenant = $1 AND event_at >= $2 AND event_at < $3
   AND ($4::text IS NULL OR type = $4) AND ($5::text IS NULL OR name = $5)
   AND ($6::text IS NULL OR anonymous_id = $6) AND ($7::text IS NULL OR source = $7)
-  AND ($8::bigint IS NULL OR (event_at <= $8 AND (event_at, message_key) < ($8, $9::bytea)))
-ORDER BY event_at DESC, message_key DESC LIMIT $10
+  AND ($8::bigint IS NULL OR (event_at <= $8 AND (event_at, message_key, received_day) < ($8, $9::bytea, $10::date)))
+ORDER BY event_at DESC, message_key DESC, received_day DESC LIMIT $11
 
 -- name: list_events_of_user
--- The same for one user, by that user's index; $11 is the user.
+-- The same for one user, by that user's index; $12 is the user.
 SELECT * FROM {home}.event_row
-WHERE tenant = $1 AND user_id = $11 AND event_at >= $2 AND event_at < $3
+WHERE tenant = $1 AND user_id = $12 AND event_at >= $2 AND event_at < $3
   AND ($4::text IS NULL OR type = $4) AND ($5::text IS NULL OR name = $5)
   AND ($6::text IS NULL OR anonymous_id = $6) AND ($7::text IS NULL OR source = $7)
-  AND ($8::bigint IS NULL OR (event_at <= $8 AND (event_at, message_key) < ($8, $9::bytea)))
-ORDER BY event_at DESC, message_key DESC LIMIT $10
+  AND ($8::bigint IS NULL OR (event_at <= $8 AND (event_at, message_key, received_day) < ($8, $9::bytea, $10::date)))
+ORDER BY event_at DESC, message_key DESC, received_day DESC LIMIT $11
 
 -- name: records
 -- Records by their keys: (days, partitions, offsets).
