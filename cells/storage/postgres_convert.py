@@ -39,7 +39,7 @@ _BEGINNING: Final[Tid] = (0, 0)
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """What one transaction did. `last` is where the next one goes on; None: nothing is left there, or another process converts."""
+    """What one transaction did. `last` is where the next one goes on; None: nothing is left of the day, or another process converts."""
 
     moved: int = 0
     repeated: int = 0
@@ -99,12 +99,13 @@ class _Move:
     day: date
 
     async def some(self, last: Tid) -> _Step:
-        """Moves the next few events behind `last`."""
+        """Moves the next few events behind `last`, which says where to look first and no more: a plan may pass events over, so a day is
+        done when nothing is found from its beginning."""
         if not await self.connection.fetchval(sql("convert_lock"), _LOCK):
             return _Step()
         found = await self.connection.fetch(sql("old_events", self.home), self.day, last, EVENTS_AT_ONCE)
         if not found:
-            return _Step()
+            return _Step(last=None if last == _BEGINNING else _BEGINNING)
         tids = [row["ctid"] for row in found]
         await self.connection.execute(sql("drop_old_events", self.home), self.day, tids)
         planned = await self._planned([OldEvent(*list(row.values())[1:]) for row in found])
@@ -113,7 +114,7 @@ class _Move:
         if repeated:
             columns = zip(*((*hour, -events, events, 0, 0) for hour, events in sorted(repeated.items())), strict=True)
             await self.connection.execute(sql("store_ledger", self.home), *columns)
-        return _Step(sum(piece.record.events for piece in pieces), repeated.total(), tids[-1])
+        return _Step(sum(piece.record.events for piece in pieces), repeated.total(), max(tids))
 
     async def _planned(self, events: list[OldEvent]) -> Plan:
         keys = convert.keys_of(events)
