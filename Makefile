@@ -80,7 +80,7 @@ docs: $(VENV)/dev ## write the generated pages of docs/ again
 contracts: $(VENV)/dev ## after a contract has landed: what `buf breaking` compares with from now on
 	@$(BIN)/buf build -o proto/image.binpb
 
-bench: $(VENV)/dev ## the figures of docs/validation.md, measured on this machine (about 6 min)
+bench: $(VENV)/dev ## the figures of docs/validation.md, measured on this machine (about 8 min)
 	@$(BIN)/python -m bench.figures
 
 .PHONY: help setup setup-dev kafka demo lock generate test check lint sim golden docs contracts bench
