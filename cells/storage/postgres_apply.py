@@ -46,6 +46,9 @@ from kernel.metrics import Meter
 SHARED: Final = "tenants"
 _ATTEMPTS: Final = 3
 _CLAIMS_MAX: Final = 50_000
+# What is refused of a value whenever it is sent: by the server, and by the driver, whose own DataError is a ValueError and which in a
+# COPY raises what its encoder did.
+_NEVER: Final = (asyncpg.DataError, asyncpg.ProgramLimitExceededError, ValueError, OverflowError, TypeError)
 
 Item = TypeVar("Item", EventRow, RecordRow, DeadLetter, HeldRecord, IdentityClaim, TraitClaim, tally.Line)
 
@@ -162,8 +165,8 @@ class PostgresStore:
                     await connection.execute("ROLLBACK")
                     self._known = _Known()
                     await self._learn_homes(connection)
-                except (asyncpg.DataError, asyncpg.ProgramLimitExceededError) as error:
-                    raise ValueError("a row that can never be kept: text with a NUL, a key too long") from error
+                except _NEVER as error:
+                    raise ValueError("a row that can never be kept: text with a NUL, a key too long, a number too large") from error
                 except asyncpg.PostgresError as error:
                     raise Failure(Reason.STORE_UNAVAILABLE, type(error).__name__) from error
         raise Failure(Reason.STORE_UNAVAILABLE, "schemas, day partitions or stored keys keep changing")

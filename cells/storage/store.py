@@ -17,7 +17,8 @@ place means that the log was replaced under the store, which is Failure(LOG_REPL
 
 **Ledger.** Per tenant and received hour, in the same transaction: stored, duplicate, quarantined, held. For every apply and
 tenant-hour, their sum grows by exactly `effects.accepted`; effects that do not add up, that do not move the position forward or
-that hold what the store can never keep (text with a NUL) are refused with ValueError, and nothing changes.
+that hold what the store can never keep (text with a NUL, a number of more than 64 bits, a time beyond the calendar) are refused with
+ValueError, and nothing changes.
 
 **Identities and traits** merge commutatively: any order and any repetition of the same claims leads to the same profiles.
 Trait values are last-writer-wins by (at, message_id), ties by value. A component of the identity graph is bounded by

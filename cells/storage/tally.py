@@ -18,6 +18,10 @@ TenantHour = tuple[TenantId, Micros]
 # Of UTF-8, at four bytes a character; what is left is the tenant's name and the row's own head.
 _KEY_BYTES_MAX: Final = INDEX_ROW_BYTES_MAX - 96
 
+_BIGINT_MIN: Final = -(2**63)
+_BIGINT_MAX: Final = 2**63 - 1
+
+_content_hash = itemgetter(EventRow._fields.index("content_hash"))
 _record = itemgetter(*map(EventRow._fields.index, ("offset", "tenant", "partition", "received_day")))
 
 
@@ -44,8 +48,9 @@ class Line:
 
 def count(apply: Apply) -> Tally:
     """Counts the effects. Raises ValueError: they do not add up to `accepted`, rows and records do not belong together, the position
-    would not move, a key is too long."""
+    would not move, a key is too long, a number is larger than its column, a time is beyond the calendar."""
     effects = apply.effects
+    _check_numbers(effects)
     if not 0 <= apply.expected < apply.next:
         raise ValueError(f"an apply moves a position forward, not from {apply.expected} to {apply.next}")
     _check_records(effects)
@@ -75,6 +80,18 @@ def _check_records(effects: Effects) -> None:
         raise ValueError("two records at one offset")
     if {(r.offset, r.tenant, r.partition, r.received_day): r.events for r in effects.records} != rows_of:
         raise ValueError("a row stands in no record, or a record's rows are not all there")
+
+
+def _check_numbers(effects: Effects) -> None:
+    """A writer other than ingest may leave any number in a log; what no adapter can keep must be told from what cannot be kept now."""
+    numbers = {0, *map(_content_hash, effects.rows), *(record.epoch for record in effects.records)}
+    if not _BIGINT_MIN <= min(numbers) <= max(numbers) <= _BIGINT_MAX:
+        raise ValueError("a content hash or an epoch of more than 64 bits")
+    try:
+        for _, hour in effects.accepted:
+            day_of(hour)
+    except OverflowError as error:
+        raise ValueError("received at a time that no calendar has") from error
 
 
 def claimed(effects: Effects, tally: Tally) -> frozenset[TenantId]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
 from kernel import limits
 from kernel.clock import DAY, Micros
-from kernel.effects import Applied, IdentityClaim, TraitClaim
+from kernel.effects import Applied, DeadLetter, IdentityClaim, TraitClaim
 from tests.support.storage_room import ACME, EVER, NOW, Room, effects, event, memory_room, postgres_room, room
 
 __all__ = ["memory_room", "postgres_room", "room"]
@@ -61,6 +62,36 @@ async def test_text_with_a_nul_is_refused_not_retried(room: Room, poison: dict[s
         await room.apply(effects(event("m0"), event("m1", **poison)))  # type: ignore[arg-type]  # test values by name
     assert await room.store.positions() == {}
     assert await room.apply(effects(event("m1"))) == Applied(1, 0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("number", ["content_hash", "epoch"])
+async def test_a_number_of_more_than_64_bits_is_refused_not_retried(room: Room, number: str) -> None:
+    """A writer other than ingest leaves any in a log; the largest that fits is kept."""
+    with pytest.raises(ValueError, match="64 bits"):
+        await room.apply(effects(event("m0"), event("m1", **{number: 2**63})))  # type: ignore[arg-type]  # test values by name
+    assert await room.store.positions() == {}
+    assert await room.apply(effects(event("m1", **{number: 2**63 - 1}))) == Applied(1, 0, 0, 0, 0)  # type: ignore[arg-type]  # as above
+
+
+async def test_a_time_beyond_the_calendar_is_refused_not_retried(room: Room) -> None:
+    """Of a dead letter too, whose time nobody else has looked at."""
+    letter = DeadLetter(ACME, Micros(2**60), 9, 0, "bad", "UNPROCESSABLE_EVENT", "shape", b"{")
+    with pytest.raises(ValueError, match="calendar"):
+        await room.apply(effects(dead_letters=(letter,)))
+    assert await room.store.positions() == {}
+
+
+@pytest.mark.postgres
+async def test_what_the_driver_refuses_is_refused_not_retried(postgres_room: Room) -> None:
+    """In a COPY, and in a statement where its error looks like one of a broken connection; the store goes on."""
+    made = effects(event("m1"))
+    for bad in (made.rows[0]._replace(event_at=Micros(2**63)), made.rows[0]._replace(name=7), made.rows[0]._replace(name="\ud800")):  # type: ignore[arg-type]  # what a forged record may hold
+        with pytest.raises(ValueError, match="never be kept"):
+            await postgres_room.apply(replace(made, rows=(bad,)))
+    letter = DeadLetter(ACME, NOW, 2**63, 0, "bad", "UNPROCESSABLE_EVENT", "shape", b"{")
+    with pytest.raises(ValueError, match="never be kept"):
+        await postgres_room.apply(effects(dead_letters=(letter,)))
+    assert await postgres_room.apply(made) == Applied(1, 0, 0, 0, 0)
 
 
 @pytest.mark.parametrize("payload", [b"{", b"", b"\xff\x00", b'{"a":"\\ud800"}'])
