@@ -240,7 +240,8 @@ class Reason(Enum):
         Grpc.UNAVAILABLE,
         Retry.LATER,
         "the cell's store cannot answer now",
-        "the log holds another record where the store knows one: it was replaced; give the cell the log of its store back, or both anew",
+        "the log holds another record where the store knows one, or ends before what is applied: it was replaced; give the cell the log of"
+        " its store back, or both anew",
     )
     UNDECODABLE_RECORD = Spec(
         "DB-2101",

@@ -59,9 +59,12 @@ class KafkaLog:
         return len(self._appenders)
 
     async def append(self, partition: int, record: Record, deadline: float) -> int:
-        """The record's offset, once enough brokers have it."""
+        """The record's offset, once enough brokers have it. Raises Failure(LOG_REPLACED) while a position is beyond the log's end."""
         if len(record.body) > limits.RECORD_BYTES_MAX or record.events > limits.RECORD_EVENTS_MAX:
             raise Failure(Reason.RECORD_TOO_LARGE)
+        if any(readers.replaced for readers in self._readers):
+            # A topic is made anew as a whole: what one partition shows holds for those that other processes read.
+            raise Failure(Reason.LOG_REPLACED, "the log does not fit the store", retry_after_seconds=10)
         if self._size > self._bytes_max:
             raise Failure(Reason.LOG_FULL, retry_after_seconds=10)
         left = deadline - self._clock.monotonic()

@@ -22,9 +22,10 @@ from aiokafka.record.memory_records import MemoryRecords
 from cells.eventlog import codec, headers
 from cells.eventlog.kafka_brokers import ANSWER_SECONDS, Brokers, View
 from cells.eventlog.kafka_line import Line, told
+from cells.eventlog.kafka_trouble import Trouble
 from cells.eventlog.log import Bounds, Entry, Record
 from kernel import limits
-from kernel.clock import Clock, Micros
+from kernel.clock import DAY, Clock, Micros
 from kernel.epoch import FIRST_EPOCH
 from kernel.errors import Failure, Reason
 from kernel.ids import UNREADABLE, CellId, SourceId
@@ -38,15 +39,19 @@ _HELD_SECONDS: Final = 10.0
 _PAUSE_SECONDS: Final = 0.05
 _OUT_OF_RANGE: Final = 1
 _UNCOMMITTED: Final = 0
+# A stranger's record may have waited for long, but not for longer.
+_OLDEST_DAYS: Final = 366
 # What stands before a batch: its first offset and the length of what follows.
 _HEAD: Final = struct.Struct(">qi")
 
 
-class _Rest:
-    """What of a broker's answer nobody has taken yet: from offset `following` on. `end` is the offset behind what was looked at."""
+class Rest:
+    """What of a broker's answer nobody has taken yet: from offset `following` on. `end` is the offset behind what was looked at,
+    `now` when the answer came."""
 
-    def __init__(self, topic: str, partition: int, data: bytes, wanted: int) -> None:
+    def __init__(self, topic: str, partition: int, data: bytes, wanted: int, now: Micros) -> None:
         self.following = self.end = wanted
+        self._now = now
         self._where = f"{topic}, partition {partition}"
         self._entries = self._read(data, wanted)
 
@@ -91,7 +96,7 @@ class _Rest:
                 yield self._entry(one)
         except (KafkaError, UnicodeDecodeError) as error:
             at = Micros(batch.max_timestamp * 1_000)
-            yield Entry(batch.next_offset - 1, at, _unreadable(at, f"{self._where}, a whole batch: {error}", None, data, ()))
+            yield Entry(batch.next_offset - 1, at, self._unreadable(at, f"{self._where}, a whole batch: {error}", None, data, ()))
 
     def _entry(self, one: Any) -> Entry:
         at = Micros(one.timestamp * 1_000)
@@ -100,13 +105,13 @@ class _Rest:
             why = headers.forged(record)
         except Failure as failure:
             why = failure.detail
-        return Entry(one.offset, at, record if why is None else _unreadable(at, why, one.key, one.value, one.headers))
+        return Entry(one.offset, at, record if why is None else self._unreadable(at, why, one.key, one.value, one.headers))
 
-
-def _unreadable(at: Micros, why: str, key: bytes | None, value: bytes | None, held: headers.Headers) -> Record:
-    """Nothing that the record says of itself is believed, its time apart, which the broker has looked at."""
-    body = codec.foreign(why, key, value, held)
-    return Record(UNREADABLE, SourceId(""), CellId(""), FIRST_EPOCH, Micros(max(0, at)), 1, "", body)
+    def _unreadable(self, at: Micros, why: str, key: bytes | None, value: bytes | None, held: headers.Headers) -> Record:
+        """Nothing that the record says of itself is believed but its time, if it can be: it decides in which day the store keeps it."""
+        body = codec.foreign(why, key, value, held)
+        received_at = at if self._now - _OLDEST_DAYS * DAY <= at <= self._now + DAY else self._now
+        return Record(UNREADABLE, SourceId(""), CellId(""), FIRST_EPOCH, received_at, 1, "", body)
 
 
 class _Reader:
@@ -114,7 +119,7 @@ class _Reader:
 
     def __init__(self, line: Line) -> None:
         self.line = line
-        self.rest: _Rest | None = None
+        self.rest: Rest | None = None
 
     def goes_on_at(self, offset: int) -> bool:
         return self.rest is not None and self.rest.following == offset
@@ -131,18 +136,21 @@ class Readers:
         self._all = [_Reader(brokers.line()) for _ in range(READERS_MAX)]
         self._idle = list(self._all)
         self._places = asyncio.Semaphore(READERS_MAX)
-        self._beyond: tuple[int, int] | None = None
+        self._trouble = Trouble(partition, clock)
 
     @property
     def trouble(self) -> str | None:
-        """That somebody waits for an offset far behind the end: records were lost, or the topic was made anew. None when nobody does."""
-        if self._beyond is None:
-            return None
-        offset, end = self._beyond
-        return f"partition {self._partition} ends at {end}, but offset {offset} is waited for: are records lost, is the topic a new one?"
+        """That somebody waits for an offset behind the end, or that a batch stays damaged. None when all is well."""
+        return self._trouble.said
+
+    @property
+    def replaced(self) -> str | None:
+        """Why what is appended now might never be applied; None when it will be."""
+        return self._trouble.replaced
 
     async def fetch(self, offset: int, records_max: int, bytes_max: int, wait_seconds: float) -> list[Entry]:
-        """See `cells.eventlog.log`."""
+        """See `cells.eventlog.log`. Raises Failure(LOG_REPLACED) for what the log surely does not hold any more."""
+        self._trouble.refuse(offset)
         ends = self._clock.monotonic() + wait_seconds
         try:
             async with asyncio.timeout(wait_seconds + ANSWER_SECONDS):
@@ -171,8 +179,8 @@ class Readers:
         rest, reader.rest = reader.rest if reader.goes_on_at(offset) else None, None
         start, late = offset, False
         while True:
-            if rest is not None and (found := rest.take(records_max, bytes_max)):
-                reader.rest, self._beyond = rest, None
+            if rest is not None and (found := self.take(rest, records_max, bytes_max)):
+                reader.rest = rest
                 return found
             if late:
                 return []
@@ -182,7 +190,18 @@ class Readers:
             if code == _OUT_OF_RANGE:
                 start, rest = await self._within(offset), None
             else:
-                rest = _Rest(self._brokers.topic, self._partition, data, offset)
+                rest = Rest(self._brokers.topic, self._partition, data, offset, self._clock.now())
+
+    def take(self, rest: Rest, records_max: int, bytes_max: int) -> list[Entry]:
+        """As `Rest.take`; what cannot be read is remembered. Raises Failure(UNDECODABLE_RECORD)."""
+        try:
+            found = rest.take(records_max, bytes_max)
+        except Failure as failure:
+            self._trouble.damaged(rest.following, failure.detail or failure.message)
+            raise
+        if found:
+            self._trouble.read(found[-1].offset)
+        return found
 
     async def _ask(self, line: Line, start: int, bytes_max: int, ends: float) -> tuple[int, bytes]:
         """Kafka's number for an offset out of range or 0, and batches. Raises Failure(LOG_UNAVAILABLE)."""
@@ -202,11 +221,15 @@ class Readers:
         return await self._brokers.patiently(once, min(_HELD_SECONDS, left) + 2 * ANSWER_SECONDS)
 
     async def _within(self, offset: int) -> int:
-        """Where to go on when Kafka finds an offset out of range: at the end, for one beyond it. Raises Failure(OFFSET_OUT_OF_RANGE)."""
+        """Where to go on when Kafka finds an offset out of range: at the end, for one beyond it.
+
+        Raises Failure(OFFSET_OUT_OF_RANGE), and Failure(LOG_REPLACED) when it surely stays beyond it.
+        """
         bounds = (await self._bounds())[self._partition]
         if offset < bounds.first:
             raise Failure(Reason.OFFSET_OUT_OF_RANGE, f"{offset} is before {bounds.first}")
-        self._beyond = (offset, bounds.next) if offset > bounds.next else None
+        self._trouble.looked(offset, bounds.next)
+        self._trouble.refuse(offset)
         # A leader that was elected a moment ago may not know yet how far it may show its records.
         await self._clock.sleep(_PAUSE_SECONDS)
         return min(offset, bounds.next)

@@ -97,6 +97,16 @@ async def logging_to(kafka: Brokers, partitions: int = 1) -> AsyncIterator[Room]
         await log.close()
 
 
+@asynccontextmanager
+async def logging_beside(room: Room) -> AsyncIterator[Room]:
+    """Another process's log over the same topic."""
+    log = await open_log(room.log._brokers.login.access, Needs(appends=True, reads=True), "beside", room.clock)
+    try:
+        yield Room(room.kafka, log)
+    finally:
+        await log.close()
+
+
 @pytest.fixture
 async def room(kafka: Brokers) -> AsyncIterator[Room]:
     """Over the broker of the session, to which no test does anything that others would notice."""
@@ -314,17 +324,33 @@ async def test_readers_do_not_disturb_each_other(room: Room) -> None:
 
 
 async def test_a_fetch_beyond_the_end_waits_for_its_offset(room: Room) -> None:
-    """Law: it gives nothing below the offset that was asked for, and the log says that somebody waits for what is not there: records
-    that a position names are lost, or the topic is a new one."""
-    waiting = asyncio.create_task(room.log.fetch(0, 3, 10, 1 << 20, 20.0))
-    for number in range(5):
-        assert await room.append(f"r{number}") is None
-    assert (await waiting)[0].offset == 3
-    assert not await room.problem()
-    assert await room.log.fetch(0, 50, 10, 1 << 20, 0.2) == []
-    assert "ends at 5, but offset 50 is waited for" in await room.problem()
-    assert len(await room.log.fetch(0, 4, 10, 1 << 20, 0.2)) == 1
-    assert not await room.problem()
+    """Law: it gives nothing below the offset that was asked for, and the log says that somebody waits for what is not there and takes
+    nothing more: records that a position names are lost, or the topic is a new one. Once that is sure it stays so, however far the log
+    grows by others, and what stands at the offset then is not given for what the store means by it."""
+    async with logging_beside(room) as other:
+        for number in range(5):
+            assert await other.append(f"r{number}") is None
+        waiting = asyncio.create_task(room.log.fetch(0, 6, 10, 1 << 20, 20.0))
+        await eventually(lambda: room.log._readers[0].replaced is not None, "the reader finds the end", 10)
+        assert "ends at 5, but offset 6 is waited for" in await room.problem()
+        assert await room.append("refused") is Reason.LOG_REPLACED
+        for number in range(5, 8):
+            assert await other.append(f"r{number}") is None
+        assert (await waiting)[0].offset == 6
+        assert not await room.problem()
+        assert await room.append("taken") is None
+
+        async def given_up() -> bool:
+            found = await asyncio.gather(room.log.fetch(0, 12, 10, 1 << 20, 0.2), return_exceptions=True)
+            return isinstance(found[0], Failure) and found[0].reason is Reason.LOG_REPLACED
+
+        await eventually(given_up, "it is sure that offset 12 is not there", 20)
+        for number in range(20):
+            assert await other.append(f"s{number}") is None
+        assert await given_up()
+        assert await room.append("refused") is Reason.LOG_REPLACED
+        assert "offset 12 is waited for" in await room.problem()
+        assert len(await room.log.fetch(0, 4, 1, 1 << 20, 0.2)) == 1
 
 
 async def test_a_cancelled_fetch_leaves_nothing_behind(room: Room) -> None:
