@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from collections.abc import Mapping
 from typing import Final
 
 from aiokafka.protocol.admin import CreateTopicsRequest
@@ -13,7 +14,7 @@ from cells.eventlog.kafka_brokers import ANSWER_SECONDS, Brokers, View
 from cells.eventlog.kafka_line import Lost, name_of
 from cells.eventlog.kafka_login import Login
 from cells.eventlog.kafka_start import reached, refused, settings, unreachable
-from cells.eventlog.topics import Topic, differences, impossible
+from cells.eventlog.topics import STRANGERS_TIMES, Topic, differences, impossible
 from kernel.clock import Clock
 from kernel.errors import Failure
 
@@ -25,6 +26,7 @@ _UNKNOWN_TOPIC: Final = 3
 _TOPIC_FORBIDDEN: Final = 29
 _MAKING_FORBIDDEN: Final = 31
 _EXISTS: Final = 36
+_INVALID_SETTINGS: Final = 40
 
 
 async def provision(access: Access, topic: Topic, clock: Clock) -> None:
@@ -60,17 +62,26 @@ async def _provision(brokers: Brokers, topic: Topic, clock: Clock) -> None:
 async def _make(brokers: Brokers, view: View, topic: Topic) -> None:
     if topic.replication > len(view.nodes):
         raise ValueError(f"{topic.replication} copies need as many brokers, there are {len(view.nodes)}: see DATAFLOW_LOG_REPLICATION")
+    code, message = await _ask_for(brokers, view, topic, {**topic.settings(), **STRANGERS_TIMES})
+    if code == _INVALID_SETTINGS:
+        # A broker before 3.6 does not know of such a bound; readers bound such times too.
+        code, message = await _ask_for(brokers, view, topic, topic.settings())
+    if code in (_TOPIC_FORBIDDEN, _MAKING_FORBIDDEN):
+        raise _forbidden(topic)
+    if code not in (0, _EXISTS):
+        raise refused(f"topic {topic.name} cannot be made: {message or name_of(code)}")
+
+
+async def _ask_for(brokers: Brokers, view: View, topic: Topic, settings: Mapping[str, str]) -> tuple[int, str | None]:
+    """Kafka's number of an error or 0, and what it says of it. Raises Lost."""
     placed_by_kafka: list[tuple[int, list[int]]] = []
-    wanted = (topic.name, topic.partitions, topic.replication, placed_by_kafka, list(topic.settings().items()))
+    wanted = (topic.name, topic.partitions, topic.replication, placed_by_kafka, list(settings.items()))
     request = CreateTopicsRequest([wanted], int(ANSWER_SECONDS * 1_000), False)
     # Old brokers leave it to their controller; those of today hand it on.
     address = view.nodes.get(view.controller) or next(iter(view.nodes.values()))
     answer = await brokers.ask(address, request, 2 * ANSWER_SECONDS)
     [(_, code, message)] = answer.topic_errors
-    if code in (_TOPIC_FORBIDDEN, _MAKING_FORBIDDEN):
-        raise _forbidden(topic)
-    if code not in (0, _EXISTS):
-        raise refused(f"topic {topic.name} cannot be made: {message or name_of(code)}")
+    return code, message
 
 
 def _forbidden(topic: Topic) -> Failure:

@@ -20,6 +20,8 @@ MESSAGE_BYTES_MAX: Final = RECORD_BYTES_MAX + OVERHEAD_BYTES_MAX
 # A trim gives whole segments back to the disk: small ones are given back sooner.
 SEGMENT_BYTES: Final = 128 * KIB * KIB
 SEGMENT_MILLIS: Final = DAY // 1_000
+# How far ahead of the broker's clock a record's time may be: one far ahead, which only a stranger writes, would stop every trim before it.
+STRANGERS_TIMES: Final = {"message.timestamp.after.max.ms": str(DAY // 1_000)}
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")
 # Settings without which acknowledged records are lost, with what happens when they differ.
 _VITAL: Final[dict[str, tuple[str, str]]] = {

@@ -15,10 +15,13 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.util import calc_crc32c
 
 from cells.eventlog import codec
+from cells.eventlog.kafka_start import settings
 from cells.eventlog.log import Entry
+from cells.eventlog.topics import STRANGERS_TIMES
 from cells.processing.partition import PartitionLoop, Wiring
 from cells.storage.memory import MemoryStore
 from kernel import limits
+from kernel.clock import DAY
 from kernel.epoch import FIRST_EPOCH, Claim, Epoch, Ownership
 from kernel.errors import Failure, Reason
 from kernel.ids import UNREADABLE
@@ -34,6 +37,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.timeout(60)]
 OURS = {"a garbage body", "a body of a newer format", "an empty body", "fewer events than its header says"}
 _ATTRIBUTES_AT, _COUNT_AT, _RECORDS_AT = 21, 57, 61
 _ZSTD = 4
+_INVALID_TIMESTAMP = 32
 
 
 async def put(room: Room, foreign: Foreign) -> None:
@@ -111,6 +115,16 @@ async def test_a_batch_that_the_format_does_not_explain_is_one_event_of_nobody(r
     assert "a whole batch" in said(found[2])
     assert b"two" in found[2].record.body
     assert b"three" in found[2].record.body
+
+
+async def test_a_time_far_ahead_is_not_taken_by_the_broker(room: Room) -> None:
+    """Law: in a topic of ours no stranger's record is so late that every trim stops before it."""
+    builder: Any = DefaultRecordBatchBuilder(2, 0, 0, -1, -1, -1, 1 << 20)
+    builder.append(0, (room.clock.now() + 2 * DAY) // 1_000, b"key", b"value", [])
+    answer = await room.ask_leader(ProduceRequest(None, -1, 3_000, [(room.log._brokers.topic, [(0, bytes(builder.build()))])]))
+    assert [code for _, parts in answer.topics for _, code, *_ in parts] == [_INVALID_TIMESTAMP]
+    standing = await settings(room.log._brokers, room.log._brokers.view)
+    assert STRANGERS_TIMES.items() <= standing.settings.items()
 
 
 async def test_a_batch_that_is_packed_in_a_way_that_we_do_not_know_is_unpacked_by_the_broker(room: Room) -> None:
