@@ -68,7 +68,7 @@ def columns_but(**fields: object) -> bytes:
 
 
 _DECLARES_TWO_TEBIBYTES = b"\x03\x28\xb5\x2f\xfd\xe0" + (2**41).to_bytes(8, "little") + b"\x01\x00\x00"
-_FAR_TOO_LARGE = b"\x03" + zstandard.ZstdCompressor(level=1).compress(bytes(5 * RECORD_BYTES_MAX))
+_FAR_TOO_LARGE = codec.encode(Body(None, [Envelope("m1", "track", bytes(4 * RECORD_BYTES_MAX), 1, "u1")]))
 
 
 @pytest.mark.parametrize(
