@@ -8,11 +8,12 @@ from datetime import date, timedelta
 from operator import attrgetter
 from typing import Final, NamedTuple
 
-from kernel.clock import Micros, day_of
+from kernel.clock import SECOND, Micros, day_of
 from kernel.effects import EventRow
-from kernel.limits import SEEN_WINDOW_DAYS
+from kernel.limits import APPLY_SECONDS_MAX, SEEN_WINDOW_DAYS
 
 WINDOW: Final = timedelta(days=SEEN_WINDOW_DAYS)
+_MIDNIGHT: Final = 2 * int(APPLY_SECONDS_MAX) * SECOND  # the longest apply, and as much for clocks that differ
 
 _key = attrgetter("message_key")
 
@@ -38,6 +39,14 @@ class Sifted:
 def window_begins(now: Micros) -> date:
     """The first received day that rule 2 decides about, as things stand at `now`."""
     return day_of(now) - WINDOW
+
+
+def alone(days: Iterable[date], now: Micros) -> bool:
+    """Whether an apply at `now` of rows received on these days may meet their repeats of another day in a transaction at the same time:
+    no unique index sees such two. All that is received today and applied today may not: it is of one day. The last minute of a day
+    counts as of none, since the transaction may end tomorrow, and another process may be there already."""
+    begins, today = window_begins(now), day_of(now)
+    return any(day >= begins and (day != today or day != day_of(Micros(now + _MIDNIGHT))) for day in days)
 
 
 def sift(rows: Iterable[EventRow], found: Iterable[Found], begins: date) -> Sifted:

@@ -5,7 +5,9 @@ traits, tenants' identity locks, ledger - and within a class in key order. Day p
 their own. The ledger's rows, which applies of one tenant share, come last and are held for one round trip.
 
 Rows go by COPY straight into the partition of their day, which knows no row-level security; what is stored already is looked up before.
-Two applies that store one key at the same time meet at its unique index: the later one begins again and finds it.
+Two applies that store one key of one day at the same time meet at its unique index: the later one begins again and finds it. Of two
+days they would not meet. So an apply of today's rows holds its tenants' ownership beside others, and one of other days in the window
+(after an outage, over midnight) holds it alone: applies of one tenant then wait for one another.
 """
 
 from __future__ import annotations
@@ -176,7 +178,7 @@ class PostgresStore:
         now = self._clock.now()
         await self._prepare(connection, effects)
         await connection.execute("BEGIN")
-        begun, refused = await self._begin(connection, apply, counted)
+        begun, refused = await self._begin(connection, apply, counted, now)
         if not begun:
             position = await connection.fetchval(sql("position"), effects.partition)
             await connection.execute("ROLLBACK")
@@ -213,12 +215,13 @@ class PostgresStore:
                 await connection.execute(sql("make_day"), *place)
                 self._known.days.add(place)
 
-    async def _begin(self, connection: Connection, apply: Apply, counted: tally.Tally) -> tuple[bool, frozenset[TenantId]]:
+    async def _begin(self, connection: Connection, apply: Apply, counted: tally.Tally, now: Micros) -> tuple[bool, frozenset[TenantId]]:
         """(whether the position moved, the tenants that door two refuses). Raises _Stale when a tenant lives in another schema
         than we thought."""
         claimed = tally.claimed(apply.effects, counted)
         tenants = sorted({*claimed, *(record.tenant for record in apply.effects.held)})
-        found = await connection.fetch(sql("begin_apply"), apply.effects.partition, apply.expected, apply.next, tenants)
+        alone = dedup.alone({record.received_day for record in apply.effects.records}, now)
+        found = await connection.fetch(sql("begin_apply"), apply.effects.partition, apply.expected, apply.next, tenants, alone)
         rows = [row for row in found if row["tenant"] is not None]
         if any(self._known.home(row["tenant"]) != row["home"] for row in rows):
             raise _Stale

@@ -1,8 +1,9 @@
 """Moves what is in the table `event` to records and event rows, as df_apply, while both the previous code and this one apply.
 
 Each transaction moves a few of one schema and day, so that nobody waits for long and a crash costs nothing: what it took is gone from
-the one place and stands in the other, or neither. It takes its locks in the order of an apply - the old table, event keys, records,
-ledger - so that no deadlock comes of it. One process at a time converts.
+the one place and stands in the other, or neither. It takes its locks in the order of an apply - ownership, the old table, event keys,
+records, ledger - so that no deadlock comes of it. One process at a time converts. A day that a repeat applied now may still be near
+is converted while nobody applies rows of its tenants.
 
 An event whose key is stored already is dropped, and the ledger, which had counted it as stored, counts it as a duplicate: two codes
 that apply at the same time do not see each other's rows until this has run.
@@ -23,7 +24,7 @@ from cells.storage.convert import Home, OldEvent, Piece, Plan
 from cells.storage.postgres import Connection, Session
 from cells.storage.sql import sql
 from cells.storage.tally import TenantHour
-from kernel.clock import Clock
+from kernel.clock import Clock, Micros
 from kernel.errors import Failure, Reason
 from kernel.limits import APPLY_SECONDS_MAX
 from kernel.metrics import Meter
@@ -83,7 +84,7 @@ class Converter:
                 if last == _BEGINNING:
                     await connection.execute(sql("make_day"), home, day)
                 await connection.execute("BEGIN")
-                step = await _Move(connection, home, day).some(last)
+                step = await _Move(connection, home, day, self._clock.now()).some(last)
                 await connection.execute("COMMIT")
             except asyncpg.PostgresError as error:
                 raise Failure(Reason.STORE_UNAVAILABLE, type(error).__name__) from error
@@ -97,6 +98,7 @@ class _Move:
     connection: Connection
     home: str
     day: date
+    now: Micros
 
     async def some(self, last: Tid) -> _Step:
         """Moves the next few events behind `last`, which says where to look first and no more: a plan may pass events over, so a day is
@@ -106,6 +108,8 @@ class _Move:
         found = await self.connection.fetch(sql("old_events", self.home), self.day, last, EVENTS_AT_ONCE)
         if not found:
             return _Step(last=None if last == _BEGINNING else _BEGINNING)
+        if self.day >= dedup.window_begins(self.now) - dedup.WINDOW:
+            await self.connection.execute(sql("hold_tenants"), sorted({row["tenant"] for row in found}))
         tids = [row["ctid"] for row in found]
         await self.connection.execute(sql("drop_old_events", self.home), self.day, tids)
         planned = await self._planned([OldEvent(*list(row.values())[1:]) for row in found])

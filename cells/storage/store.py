@@ -8,8 +8,9 @@ is Fenced(tenants) and nothing changes. Then it stores. The position moves to `n
 
 **Dedup.** A row is new unless (rule 1) its message key was stored with the same received day, or (rule 2) with a received day at
 most SEEN_WINDOW_DAYS before or after its own (after: partitions and merged tails are applied out of order); also within one apply
-the first occurrence wins. A duplicate with another content hash than the first write's is counted as a conflict. Rows received
-before the window has begun - SEEN_WINDOW_DAYS before today - obey rule 1 alone.
+the first occurrence wins. Applies at the same time end as some order of them would, whatever their days, while the clocks of those who
+apply differ by less than half a minute. A duplicate with another content hash than the first write's is counted as a conflict. Rows
+received before the window has begun - SEEN_WINDOW_DAYS before today - obey rule 1 alone.
 
 **Records.** An event's text stays in the body of the log record that it came in, which is kept as the log had it while any of its
 events is stored. A record is known by its partition, offset and received day: the same one again is the same, another one in its

@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from cells.storage.store import Cursor
-from kernel.clock import DAY, HOUR, Micros, day_of
+from kernel.clock import DAY, HOUR, Micros, day_of, hour_of
 from kernel.effects import Applied, Effects, RecordRow
 from kernel.errors import Failure, Reason
 from kernel.ids import CellId, TenantId
@@ -160,6 +160,38 @@ async def test_applies_of_the_same_keys_at_once_store_each_once(room: Room) -> N
     assert sum(outcome.duplicate for outcome in outcomes) == 3 * len(ids)
     assert sorted(await room.ids()) == sorted(ids)
     assert [(line.stored, line.duplicate) for line in await room.store.ledger()] == [(len(ids), 3 * len(ids))]
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("first_ago", [0, 1])
+async def test_two_days_repeats_of_one_key_at_once_are_stored_once(postgres_room: Room, first_ago: int) -> None:
+    """No index sees both. The one that comes second while the other is in mid-transaction waits for its end, and then finds its row."""
+    room = postgres_room
+    days = (NOW - first_ago * DAY, NOW - (1 - first_ago) * DAY)
+    await room.apply(effects(event("m0", at=days[0])))
+    other, watch = await asyncpg.connect(room.admin_dsn), await asyncpg.connect(room.admin_dsn)
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND usename = 'df_apply' AND wait_event_type = 'Lock'"
+    try:
+        await other.execute("BEGIN")
+        await other.execute("SELECT FROM tenants.ledger WHERE hour = $1 FOR UPDATE", hour_of(Micros(days[0])))
+        first = asyncio.create_task(room.apply(effects(event("m1", at=days[0]), partition=1)))
+
+        async def stopped() -> bool:
+            return bool(await watch.fetchval(waits) == 1)
+
+        await eventually(stopped, "the first apply stored its row and waits for the ledger")
+        second = asyncio.create_task(room.apply(effects(event("m1", at=days[1]), partition=2)))
+
+        async def settled() -> bool:
+            return second.done() or await watch.fetchval(waits) == 2
+
+        await eventually(settled, "the second apply waits too, or is done")
+        await other.execute("ROLLBACK")
+        assert (await first, await second) == (Applied(1, 0, 0, 0, 0), Applied(0, 1, 0, 0, 0))
+    finally:
+        await other.close()
+        await watch.close()
+    assert sorted(await room.ids()) == ["m0", "m1"]
 
 
 @pytest.mark.postgres

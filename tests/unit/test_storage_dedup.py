@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cells.storage import dedup
 from cells.storage.dedup import Found
-from kernel.clock import DAY, Micros, day_of
+from kernel.clock import DAY, SECOND, Micros, day_of
 from kernel.effects import EventRow
 from kernel.limits import SEEN_WINDOW_DAYS
 from tests.support.storage_room import NOW, event
@@ -94,3 +94,26 @@ def test_the_window_begins_before_today() -> None:
     """SEEN_WINDOW_DAYS before it, by UTC."""
     assert dedup.window_begins(NOW) == TODAY - timedelta(days=SEEN_WINDOW_DAYS)
     assert dedup.window_begins(Micros(NOW - NOW % DAY)) == dedup.window_begins(Micros(NOW - NOW % DAY + DAY - 1))
+
+
+@given(st.sets(days_ago), st.integers(-5 * 60, 5 * 60))
+def test_two_applies_may_share_a_tenant_only_when_their_rows_are_of_one_day(ages: set[int], seconds: int) -> None:
+    """One that may still run when the other's clock says tomorrow does not count as of today."""
+    now = Micros(NOW + seconds * SECOND)
+    days = {TODAY - timedelta(days=ago) for ago in ages}
+    if dedup.alone(days, now):
+        return
+    near = {day for day in days if day >= dedup.window_begins(now)}
+    assert not near or near == {day_of(now)} == {day_of(Micros(now + 59 * SECOND))}
+
+
+def test_rows_of_today_share_all_day_but_its_last_minute() -> None:
+    """What is applied as it comes waits for nobody; nor does a backfill of days before the window."""
+    midnight = Micros(NOW + DAY)
+    assert not dedup.alone({TODAY}, NOW)
+    assert not dedup.alone({TODAY}, Micros(midnight - 61 * SECOND))
+    assert dedup.alone({TODAY}, Micros(midnight - 60 * SECOND))
+    assert dedup.alone({TODAY}, midnight)
+    assert dedup.alone({TODAY, TODAY + timedelta(days=1)}, midnight)
+    assert not dedup.alone({TODAY + timedelta(days=1)}, midnight)
+    assert not dedup.alone({TODAY - timedelta(days=SEEN_WINDOW_DAYS + 1)}, NOW)

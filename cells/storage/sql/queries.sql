@@ -71,14 +71,22 @@ SELECT next_offset FROM cell.position WHERE partition = $1
 INSERT INTO cell.position (partition, next_offset) VALUES ($1, 0) ON CONFLICT DO NOTHING
 
 -- name: begin_apply
--- The compare-and-set and door two's facts: (partition, expected, next, tenants). `moved` is false when somebody else was there first.
--- The ownership rows are held still until the transaction ends; one line without a tenant when none is known.
+-- The compare-and-set and door two's facts: (partition, expected, next, tenants, alone). `moved` is false when somebody else was there
+-- first. The ownership rows are held still until the transaction ends: beside others that do, or, `alone`, while no other transaction
+-- does. One line without a tenant when none is known.
 WITH moved AS (
     UPDATE cell.position SET next_offset = $3 WHERE partition = $1 AND next_offset = $2 RETURNING 1
 ), owned AS MATERIALIZED (
-    SELECT tenant, epoch, state, home FROM cell.ownership WHERE tenant = ANY ($4::text[]) ORDER BY tenant FOR SHARE
+    SELECT tenant, epoch, state, home FROM cell.ownership WHERE NOT $5::bool AND tenant = ANY ($4::text[]) ORDER BY tenant FOR SHARE
+), owned_alone AS MATERIALIZED (
+    SELECT tenant, epoch, state, home FROM cell.ownership WHERE $5::bool AND tenant = ANY ($4::text[]) ORDER BY tenant FOR NO KEY UPDATE
 )
-SELECT EXISTS (SELECT FROM moved) AS moved, owned.* FROM (VALUES (1)) AS one LEFT JOIN owned ON true
+SELECT EXISTS (SELECT FROM moved) AS moved, held.*
+FROM (VALUES (1)) AS one LEFT JOIN (SELECT * FROM owned UNION ALL SELECT * FROM owned_alone) AS held ON true
+
+-- name: hold_tenants
+-- Until the transaction ends, nobody applies rows of these tenants: a conversion's part of what `alone` is to an apply.
+SELECT FROM cell.ownership WHERE tenant = ANY ($1::text[]) ORDER BY tenant FOR NO KEY UPDATE
 
 -- name: ownerships
 -- All ownership rows.
