@@ -68,6 +68,7 @@ IDENTITY_NODES_MAX: Final = 200
 PAGE_EVENTS_DEFAULT: Final = 50
 PAGE_EVENTS_MAX: Final = 1_000
 QUERY_SECONDS_MAX: Final = 5.0
+READ_BYTES_MAX: Final = 8 * KIB * KIB  # of record bodies that one page opens, unless its first event's alone is larger
 COUNT_BUCKETS_MAX: Final = 2_000
 AUDIT_QUEUE_MAX: Final = 1_000
 

@@ -55,12 +55,12 @@ class Questions:
         """(a page, the token of the next one or "")."""
         page = query.page_of(who.tenant, asked, page_size, token, self._clock.now())
         question = {**_stated(asked), "page_size": page.page_size, "continued": page.after is not None}
-        read = self._reader.list_events(who.tenant, page.which, page.page_size + 1, page.after)
+        read = self._reader.list_events(who.tenant, page.which, page.page_size, page.after)
         found = await self._answer(who, "list_events", question, read)
-        if len(found) <= page.page_size:
-            return found, ""
-        last = found[page.page_size - 1].row
-        return found[:-1], query.token_of(who.tenant, asked, page.which, Cursor(last.event_at, last.message_key, last.received_day))
+        if not found.more:
+            return found.events, ""
+        last = found.events[-1].row
+        return found.events, query.token_of(who.tenant, asked, page.which, Cursor(last.event_at, last.message_key, last.received_day))
 
     async def get_event(self, who: Asker, message_id: str) -> Stored:
         """One event, or Failure(NOT_FOUND)."""

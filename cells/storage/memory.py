@@ -15,7 +15,7 @@ from cells.eventlog import codec
 from cells.storage import dedup, identity, metrics, own, tally, traits
 from cells.storage.held import HELD_RECORDS_MAX, ordinal_in
 from cells.storage.profile import profile_of
-from cells.storage.store import Cursor, Filter, LedgerRow, Profile, Stored, Traced
+from cells.storage.store import Cursor, Filter, LedgerRow, Listed, Profile, Stored, Traced
 from kernel.clock import Clock, Micros
 from kernel.effects import Applied, Apply, DeadLetter, Duplicate, Effects, EventRow, Fenced, HeldRecord, Outcome, RecordRow, TraitClaim
 from kernel.epoch import Ownership
@@ -97,12 +97,12 @@ class MemoryStore:
             conflicts=sifted.conflicts,
         )
 
-    async def list_events(self, tenant: TenantId, which: Filter, page_size: int, after: Cursor | None) -> list[Stored]:
-        """See the port."""
+    async def list_events(self, tenant: TenantId, which: Filter, page_size: int, after: Cursor | None) -> Listed:
+        """See the port. No body is opened here, so none is too many."""
         found = sorted(self._matching(tenant, which), key=_time_key, reverse=True)
         if after is not None:
             found = [stored for stored in found if _time_key(stored) < (after.event_at, after.message_key, after.received_day)]
-        return found[:page_size]
+        return Listed(found[:page_size], len(found) > page_size)
 
     async def get_event(self, tenant: TenantId, message_id: str) -> Stored | None:
         """See the port."""

@@ -20,14 +20,14 @@ from cells.storage.held import HELD_RECORDS_MAX, ordinal_in
 from cells.storage.postgres import EVENT_COLUMNS, QUERY_BOUNDS, READ_PLANS, RECORD_COLUMNS, Connection, Session
 from cells.storage.profile import profile_of
 from cells.storage.sql import sql
-from cells.storage.store import Cursor, Filter, Profile, Stored, Traced
+from cells.storage.store import Cursor, Filter, Listed, Profile, Stored, Traced
 from kernel.clock import Micros
 from kernel.effects import EventRow, RecordRow, TraitClaim
 from kernel.ids import TenantId, is_name, message_keys
-from kernel.limits import QUERY_SECONDS_MAX
+from kernel.limits import QUERY_SECONDS_MAX, READ_BYTES_MAX
 
 _SHARED: Final = "tenants"
-# A page may stand in as many records as it has events, each of up to RECORD_BYTES_MAX: so few bodies are held at a time.
+# A page may stand in as many records as it has events: few bodies are held at a time.
 _RECORDS_AT_ONCE: Final = 16
 
 _Key = tuple[date, int, int]
@@ -44,16 +44,17 @@ class PostgresReader:
         """Cuts its connections. Idempotent."""
         await self._session.close()
 
-    async def list_events(self, tenant: TenantId, which: Filter, page_size: int, after: Cursor | None) -> list[Stored]:
+    async def list_events(self, tenant: TenantId, which: Filter, page_size: int, after: Cursor | None) -> Listed:
         """See the port."""
         cursor = (after.event_at, after.message_key, after.received_day) if after else (None, None, None)
-        values = (tenant, which.since, which.until, which.type, which.name, which.anonymous_id, which.source, *cursor, page_size)
+        values = (tenant, which.since, which.until, which.type, which.name, which.anonymous_id, which.source, *cursor, page_size + 1)
         async with self._reading(tenant) as (connection, home):
             if which.user_id is None:
                 rows = await connection.fetch(sql("list_events", home), *values)
             else:
                 rows = await connection.fetch(sql("list_events_of_user", home), *values, which.user_id)
-            return await _joined(connection, home, rows)
+            page = rows[: await _affordable(connection, home, rows[:page_size])]
+            return Listed(await _joined(connection, home, page), len(page) < len(rows))
 
     async def get_event(self, tenant: TenantId, message_id: str) -> Stored | None:
         """See the port."""
@@ -108,6 +109,22 @@ async def _event(connection: Connection, home: str, tenant: TenantId, message_id
     rows = await connection.fetch(sql("get_event", home), tenant, message_keys(tenant, [message_id])[0])
     found = await _joined(connection, home, rows)
     return found[0] if found else None
+
+
+async def _affordable(connection: Connection, home: str, rows: Sequence[asyncpg.Record]) -> int:
+    """How many of the rows a page may have, by the size of the records that they stand in: each is fetched and opened on a loop that serves
+    others too."""
+    keys = list(dict.fromkeys(map(_key, rows)))
+    if not keys:
+        return 0
+    sizes = {_key(found): found["bytes"] for found in await connection.fetch(sql("record_sizes", home), *zip(*keys, strict=True))}
+    left, opened = READ_BYTES_MAX, set[_Key]()
+    for count, key in enumerate(map(_key, rows)):
+        left -= 0 if key in opened else sizes[key]
+        opened.add(key)
+        if left < 0 and count:
+            return count
+    return len(rows)
 
 
 async def _joined(connection: Connection, home: str, rows: Sequence[asyncpg.Record]) -> list[Stored]:

@@ -81,6 +81,14 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
+class Listed:
+    """A page of events, and whether there are more behind its last one."""
+
+    events: list[Stored]
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Profile:
     """One person. `traits` maps a name to JSON text."""
 
@@ -138,8 +146,9 @@ class Store(Protocol):
 class Reader(Protocol):
     """What the query API needs: see the module's docstring. Each raises Failure(STORE_UNAVAILABLE)."""
 
-    async def list_events(self, tenant: TenantId, which: Filter, page_size: int, after: Cursor | None) -> list[Stored]:
-        """Newest first by (event_at, message_key, received_day), at most `page_size`, strictly older than `after`."""
+    async def list_events(self, tenant: TenantId, which: Filter, page_size: int, after: Cursor | None) -> Listed:
+        """Newest first by (event_at, message_key, received_day), at most `page_size`, strictly older than `after`. Fewer, but one at least,
+        when the bodies that they stand in come to READ_BYTES_MAX."""
         ...
 
     async def get_event(self, tenant: TenantId, message_id: str) -> Stored | None:

@@ -49,7 +49,7 @@ async def test_times_at_the_edge_of_the_calendar_are_kept(room: Room, text: str)
     assert at is not None
     await room.apply(effects(event("m1", event_at=at)))
     found = await room.reader.list_events(ACME, Filter(at, Micros(at + 1)), 10, None)
-    assert [stored.row.event_at for stored in found] == [at]
+    assert [stored.row.event_at for stored in found.events] == [at]
     assert await room.reader.count_events(ACME, EVER, 3_600) == [(hour_of(at), 1)]
 
 
@@ -258,7 +258,7 @@ async def test_pages_are_newest_first_and_complete(room: Room) -> None:
     await room.apply(effects(*rows))
     found: list[str] = []
     after: Cursor | None = None
-    while page := await room.reader.list_events(ACME, EVER, 5, after):
+    while page := (await room.reader.list_events(ACME, EVER, 5, after)).events:
         found += [stored.envelope.message_id for stored in page]
         last = page[-1].row
         after = Cursor(last.event_at, last.message_key, last.received_day)
@@ -276,7 +276,7 @@ async def test_filters_are_a_conjunction(room: Room) -> None:
 
     async def ids(since: int = NOW, until: int = NOW + DAY, **other: str) -> list[str]:
         which = Filter(Micros(since), Micros(until), **other)
-        listed = [stored.envelope.message_id for stored in await room.reader.list_events(ACME, which, 10, None)]
+        listed = [stored.envelope.message_id for stored in (await room.reader.list_events(ACME, which, 10, None)).events]
         assert sum(events for _, events in await room.reader.count_events(ACME, which, 60)) == len(listed)
         return listed
 

@@ -31,7 +31,7 @@ async def test_the_largest_of_every_field_is_kept(room: Room) -> None:
     claims = (TraitClaim(ACME, f"u:{user}", trait, '"v"', Micros(NOW), message_id),)
     applied = await room.apply(effects(largest, identities=(IdentityClaim(ACME, f"u:{user}", f"a:{device}"),), traits=claims))
     assert applied == Applied(1, 0, 0, 0, 0)
-    (stored,) = await room.reader.list_events(ACME, EVER, 10, None)
+    (stored,) = (await room.reader.list_events(ACME, EVER, 10, None)).events
     assert stored.envelope.payload == payload
     profile = await room.reader.profile(ACME, f"a:{device}")
     assert profile is not None

@@ -112,7 +112,7 @@ async def test_reading_never_mixes_bodies(room: Room) -> None:
                 some = [event(one, tenant, offset=offset, payload=text) for one, text in zip(ids, texts, strict=True)]
                 await room.apply(batch(*some, partition=partition))
     for tenant in (ACME, GLOBEX):
-        listed = await room.reader.list_events(tenant, EVER, PAGE_EVENTS_MAX, None)
+        listed = (await room.reader.list_events(tenant, EVER, PAGE_EVENTS_MAX, None)).events
         assert len(listed) == 3 * 20 * 3
         for stored in listed:
             message_id = stored.envelope.message_id
@@ -128,7 +128,7 @@ async def test_a_page_may_end_between_an_event_and_its_late_repeat(room: Room) -
     days_found = []
     for which in (EVER, replace(EVER, user_id="ann")):
         after: Cursor | None = None
-        while page := await room.reader.list_events(ACME, which, 1, after):
+        while page := (await room.reader.list_events(ACME, which, 1, after)).events:
             last = page[-1].row
             after = Cursor(last.event_at, last.message_key, last.received_day)
             days_found.append(last.received_day)

@@ -84,7 +84,7 @@ async def live(postgres_room: Room) -> AsyncIterator[Room]:
 async def pages(room: Room, tenant: TenantId) -> dict[str, tuple[bytes, int, int]]:
     """Every stored event's payload and place in the log, by message id."""
     found: dict[str, tuple[bytes, int, int]] = {}
-    listed = await room.reader.list_events(tenant, EVER, PAGE_EVENTS_MAX, None)
+    listed = (await room.reader.list_events(tenant, EVER, PAGE_EVENTS_MAX, None)).events
     for stored in listed:
         assert stored.envelope.message_id not in found, "twice"
         found[stored.envelope.message_id] = (stored.envelope.payload, stored.row.partition, stored.row.offset)

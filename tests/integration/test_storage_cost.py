@@ -9,7 +9,9 @@ from dataclasses import replace
 import asyncpg
 import pytest
 
+from cells.storage.store import Cursor
 from kernel.effects import Applied, IdentityClaim
+from kernel.limits import READ_BYTES_MAX
 from tests.support.processes import eventually
 from tests.support.storage_room import ACME, EVER, Room, batch, effects, event, postgres_room
 
@@ -110,19 +112,30 @@ async def test_a_reader_looks_up_an_event_and_its_record_by_their_keys(postgres_
     assert await _used(postgres_room, "^event_row_", "event_at") == (0, 0)
 
 
-async def test_a_page_holds_few_of_its_records_at_a_time(postgres_room: Room) -> None:
-    """A page whose events stand in records of their own needs memory for some of the bodies, never for all of them."""
+async def test_a_page_opens_bodies_up_to_a_bound(postgres_room: Room) -> None:
+    """Events that stand in large records of their own come in shorter pages, which together are complete; no page holds or opens more
+    than READ_BYTES_MAX of bodies, but for one event whose body alone is larger."""
     size, count = 1 << 20, 64
     for number in range(count):
         stuffing = event(f"stuffing{number}", name="Stuffing", payload=random.Random(number).randbytes(size))
         await postgres_room.apply(batch(stuffing, event(f"m{number}")))
     wanted = replace(EVER, name="Order Done")
-    await postgres_room.reader.list_events(ACME, wanted, 1, None)
+    giant = event("stuffing-giant", name="Stuffing", payload=random.Random(count).randbytes(READ_BYTES_MAX))
+    await postgres_room.apply(batch(giant, event(f"m{count}")))
+    assert len((await postgres_room.reader.list_events(ACME, wanted, 1, None)).events) == 1
+    found: list[str] = []
+    after: Cursor | None = None
+    more = True
     tracemalloc.start()
     try:
-        page = await postgres_room.reader.list_events(ACME, wanted, count, None)
+        while more:
+            page = await postgres_room.reader.list_events(ACME, wanted, count + 1, after)
+            assert 1 <= len(page.events) < READ_BYTES_MAX // size + 1
+            found += [stored.envelope.message_id for stored in page.events]
+            last, more = page.events[-1].row, page.more
+            after = Cursor(last.event_at, last.message_key, last.received_day)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert sorted(stored.envelope.message_id for stored in page) == sorted(f"m{number}" for number in range(count))
-    assert peak < size * count // 2
+    assert sorted(found) == sorted(f"m{number}" for number in range(count + 1))
+    assert peak < 4 * READ_BYTES_MAX

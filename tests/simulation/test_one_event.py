@@ -85,7 +85,7 @@ async def test_one_event() -> None:
     assert await store.apply(apply, clock.monotonic() + 5) == Duplicate(position=1)
 
     # A query sees it, with the client's clock corrected: it happened five seconds before it was received.
-    (seen,) = await store.list_events(tenant, Filter(since=Micros(0), until=Micros(2**62)), page_size=10, after=None)
+    (seen,) = (await store.list_events(tenant, Filter(since=Micros(0), until=Micros(2**62)), page_size=10, after=None)).events
     happened, sent = parse_iso("2026-11-21T12:00:00Z"), parse_iso("2026-11-21T12:00:05Z")
     assert happened is not None
     assert sent is not None

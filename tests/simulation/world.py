@@ -283,7 +283,7 @@ class World:
     async def _rows(self, cell: SimCell) -> list[Stored]:
         found = []
         for tenant in self.tenants:
-            for event in await cell.store.list_events(tenant.name, _EVER, 1_000_000, None):
+            for event in (await cell.store.list_events(tenant.name, _EVER, 1_000_000, None)).events:
                 row = event.row
                 found.append(
                     Stored(cell.name, row.tenant, row.user_id or "", event.envelope.message_id, (row.partition, row.offset, row.ordinal))
@@ -292,7 +292,7 @@ class World:
 
     async def _store_text(self, cell: SimCell) -> bytes:
         """The events as a reader sees them, of every tenant of every zone."""
-        found = [await cell.store.list_events(tenant.name, _EVER, 1_000_000, None) for tenant in self.tenants]
+        found = [(await cell.store.list_events(tenant.name, _EVER, 1_000_000, None)).events for tenant in self.tenants]
         return b"\n".join(one.envelope.payload for events in found for one in events)
 
 

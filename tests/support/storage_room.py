@@ -59,7 +59,7 @@ class Room:
 
     async def all(self, tenant: TenantId) -> list[Stored]:
         """All stored events, newest first."""
-        return await self.reader.list_events(tenant, EVER, 1_000, None)
+        return (await self.reader.list_events(tenant, EVER, 1_000, None)).events
 
     async def ids(self, tenant: TenantId = ACME) -> list[str]:
         """All stored message ids, newest first."""

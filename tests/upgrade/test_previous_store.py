@@ -145,7 +145,7 @@ async def _check(reader: PostgresReader, store: PostgresStore, both: Both) -> No
     lines = [asdict(line) for line in await store.ledger()]
     for tenant in TENANTS:
         ids = {one for name, one in both.sent if name == tenant}
-        page, found = await reader.list_events(TenantId(tenant), EVER, PAGE_EVENTS_MAX, None), []
+        page, found = (await reader.list_events(TenantId(tenant), EVER, PAGE_EVENTS_MAX, None)).events, []
         for stored in page:
             message_id = stored.envelope.message_id
             found.append(message_id)
@@ -171,7 +171,7 @@ async def test_both_versions_apply_and_all_is_read_once(previous: Path, postgres
         both = Both(old, store, clock.now())
         await both.many(0, "before", 4)
         await provision(postgres.admin_dsn, PASSWORDS)
-        assert await reader.list_events(TenantId("acme"), EVER, 10, None) == [], "the run is void: there was nothing to move"
+        assert (await reader.list_events(TenantId("acme"), EVER, 10, None)).events == [], "the run is void: there was nothing to move"
         await asyncio.gather(both.many(0, "previous", 6), both.many(1, "this", 6), store.maintain())
         await store.maintain()
         assert await _old_rows(postgres.admin_dsn) == 0

@@ -221,6 +221,12 @@ ORDER BY event_at DESC, message_key DESC, received_day DESC LIMIT $11
 SELECT r.* FROM unnest($1::date[], $2::int[], $3::bigint[]) AS asked (received_day, partition, log_offset)
 JOIN {home}.record r USING (received_day, partition, log_offset)
 
+-- name: record_sizes
+-- The same, of their bodies the size alone, which is told without reading them: (days, partitions, offsets).
+SELECT r.received_day, r.partition, r.log_offset, octet_length(r.body) AS bytes
+FROM unnest($1::date[], $2::int[], $3::bigint[]) AS asked (received_day, partition, log_offset)
+JOIN {home}.record r USING (received_day, partition, log_offset)
+
 -- name: count_events
 -- Events per bucket: (tenant, since, until, type, name, anonymous, source, user, bucket in microseconds).
 SELECT event_at - mod(mod(event_at, $9::bigint) + $9::bigint, $9::bigint) AS start, count(*) AS events
