@@ -20,6 +20,7 @@ from kernel.ids import TenantId
 from kernel.limits import PAGE_EVENTS_MAX
 from kernel.process.clock import SystemClock
 from tests.support.clock import ManualClock
+from tests.support.processes import eventually
 from tests.support.storage_room import ACME, CELL, EVER, GLOBEX, NOW, Room, batch, effects, event, postgres_room
 
 __all__ = ["postgres_room"]
@@ -214,6 +215,35 @@ async def test_applies_go_on_beside_a_conversion(live: Room) -> None:
         stored = await live.reader.get_event(ACME, f"m{number}")
         assert stored is not None
         assert stored.envelope.payload == old(f"m{number}").payload.encode()
+
+
+async def test_a_repeat_applied_today_beside_a_conversion_of_yesterday_is_stored_once(live: Room) -> None:
+    """No index sees both: the apply waits until the conversion's transaction ends, and then finds the row."""
+    await live.store.maintain()
+    await put(live, [old("m1", at=NOW - DAY)])
+    await live.apply(effects(event("m0")))
+    other, watch = await asyncpg.connect(live.admin_dsn), await asyncpg.connect(live.admin_dsn)
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND usename = 'df_apply' AND wait_event_type = 'Lock'"
+    await other.execute("BEGIN")
+    await other.execute("LOCK tenants.record IN SHARE MODE")
+    converting = asyncio.create_task(live.store.maintain())
+
+    async def stopped() -> bool:
+        return bool(await watch.fetchval(waits) == 1)
+
+    await eventually(stopped, "the conversion stored its row and waits for the table of records")
+    applying = asyncio.create_task(live.apply(effects(event("m1", at=NOW, offset=9), partition=1)))
+
+    async def second() -> bool:
+        return bool(await watch.fetchval(waits) == 2)
+
+    await eventually(second, "the apply waits too")
+    await other.execute("ROLLBACK")
+    await other.close()
+    await watch.close()
+    await converting
+    assert await applying == Applied(0, 1, 0, 0, 1)
+    assert sorted(await live.ids()) == ["m0", "m1"]
 
 
 async def test_old_events_are_walked_by_their_place(live: Room) -> None:
