@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import secrets
 import signal
 import sys
@@ -37,6 +38,8 @@ READY_SECONDS: Final = 60.0
 _RESTART_SECONDS: Final = 0.25
 _STARTS_MAX: Final = 400
 _STOP_SECONDS: Final = 15.0
+_DEFECTS_MAX: Final = 5
+_TRACEBACKS: Final = re.compile(r"^Traceback .*\n(?:[ \t].*\n)*(\S.*)", re.MULTILINE)
 _ROOT: Final = Path(__file__).resolve().parents[2]
 
 
@@ -149,13 +152,14 @@ class Cell:
         return False
 
     def defects(self) -> list[str]:
-        """What the roles say of themselves that no fault excuses: a defect, or a task of theirs that ended."""
-        return [
-            f"defect: {role.name}: {line[:2_000]}"
-            for role in self.roles.values()
-            for line in role.log.read_text(errors="replace").splitlines()
-            if '"level": "error"' in line or line.startswith("Traceback")
-        ]
+        """What the roles say of themselves that no fault excuses: errors in their logs, and the ends of tracebacks beside them."""
+        found: list[str] = []
+        for role in self.roles.values():
+            text = role.log.read_text(errors="replace")
+            said = [line for line in text.splitlines() if '"level": "error"' in line]
+            said += [trace.group(1) for trace in _TRACEBACKS.finditer(text)]
+            found += [f"defect: {role.name}: {line}" for line in said[:_DEFECTS_MAX]]
+        return found
 
     def last_words(self) -> str:
         """Of every role, for a failure."""

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
 from tests.faults.report import POINTS, SEED, TOLD
+
+
+@pytest.fixture(autouse=True)
+def quiet_library(caplog: pytest.LogCaptureFixture) -> None:
+    """What the plain Kafka client says of every broker that dies is no news here."""
+    caplog.set_level(logging.CRITICAL, logger="aiokafka")
 
 
 def pytest_report_header() -> str:

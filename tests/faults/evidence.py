@@ -25,6 +25,9 @@ from tests.faults.session import Session
 from tests.support.processes import eventually
 
 RECOVERY_SECONDS_MAX: Final = 45.0
+_FORMATS: Final = 4
+_COLUMNS_FROM: Final = 2
+_BODY_BYTES_MAX: Final = 1 << 26
 # Beyond the bound it is still waited for, so that the verdict is about how late it was, not whether.
 _PATIENCE_SECONDS: Final = 90.0
 
@@ -90,7 +93,7 @@ async def gathered(session: Session, healed_at: float) -> Evidence:
 
 def _as_reader(session: Session, party: Party) -> Tenant:
     cell = session.cell
-    return Tenant(party.name, EU, cell.placement.cell, cell.http, cell.query, party.write_key, party.read_key, "")
+    return Tenant(party.name, EU, cell.placement.cell, cell.http, cell.query, party.write_key, party.read_key, canary="", sealed="")
 
 
 def walks(session: Session, seen: dict[str, list[Seen]]) -> list[Walk]:
@@ -117,10 +120,16 @@ def audited(session: Session, records: list[Any]) -> tuple[Counter[str], list[Po
 
 
 def _envelopes(value: bytes) -> int:
-    """How many envelopes a body holds: a byte of format, 0 for plain and 1 for zstd, then MessagePack. -1 for what is no body."""
+    """How many envelopes a body holds. -1 for what is no body.
+
+    A byte of format, odd when zstd has packed what follows: MessagePack of the time of sending and a list of envelopes, from format 2
+    on of their fields, a list each.
+    """
+    if not value or value[0] >= _FORMATS:
+        return -1
     try:
-        data = {b"\x00": lambda: value[1:], b"\x01": lambda: zstandard.decompress(value[1:], max_output_size=1 << 26)}[value[:1]]()
-        _, envelopes = msgspec.msgpack.decode(data)
-        return len(envelopes)
-    except (KeyError, ValueError, TypeError, zstandard.ZstdError):
+        data = zstandard.decompress(value[1:], max_output_size=_BODY_BYTES_MAX) if value[0] % 2 else value[1:]
+        _, first, *others = msgspec.msgpack.decode(data)
+        return len(first) if bool(others) == (value[0] >= _COLUMNS_FROM) else -1
+    except (ValueError, TypeError, zstandard.ZstdError):
         return -1

@@ -70,19 +70,25 @@ def weigh(key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes
     tenant = (key or b"").decode("ascii", "replace")
     if value is None or tenant not in parties or len(said) < _FIXED or said[0] != 1 or not _whole(said):
         return Weight(unreadable, 1)
-    received_at, events = int.from_bytes(said[9:17], "big", signed=True), int.from_bytes(said[17:21], "big")
-    if not 1 <= events <= _EVENTS_MAX or not 0 <= received_at < _YEAR_9999_MICROS:
+    epoch, received_at, events = (int.from_bytes(said[at:end], "big", signed=at == 9) for at, end in ((1, 9), (9, 17), (17, 21)))
+    if epoch > _EPOCH_MAX or not 1 <= events <= _EVENTS_MAX or not 0 <= received_at < _YEAR_9999_MICROS:
         return Weight(unreadable, 1)
     return Weight(tenant, events)
 
 
 _FIXED: Final = 21
+_EPOCH_MAX: Final = 0x7FFFFFFFFFFFFFFF
 _EVENTS_MAX: Final = 100_000
 _YEAR_9999_MICROS: Final = 253_370_764_800_000_000
 
 
 def _whole(said: bytes) -> bool:
+    """Three texts, each behind its length in two bytes."""
     at = _FIXED
     for _ in range(3):
-        at += 2 + int.from_bytes(said[at : at + 2], "big")
+        start, at = at + 2, at + 2 + int.from_bytes(said[at : at + 2], "big")
+        try:
+            said[start:at].decode()
+        except UnicodeDecodeError:
+            return False
     return at <= len(said)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from aiokafka.protocol.admin import DeleteGroupsRequest
 from aiokafka.protocol.commit import OffsetCommitRequest
 
 _ASK_MILLIS: Final = 5_000
-_TRIES: Final = 40
+_PATIENCE_SECONDS: Final = 45.0
 _FETCH_BYTES: Final = 1 << 24
 _PAUSE_SECONDS: Final = 0.25
 _NO_GENERATION: Final = -1
@@ -27,7 +28,7 @@ Put = Callable[[int, bytes | None, bytes | None, list[tuple[str, bytes]]], Await
 
 @dataclass(frozen=True)
 class Observer:
-    """Asks about `topic` and the consumer group `group`. What is asked in bad weather is asked again, for ten seconds and more."""
+    """Asks about `topic` and the consumer group `group`. What is asked in bad weather is asked again."""
 
     bootstrap: str
     topic: str
@@ -96,8 +97,8 @@ class Observer:
                 await producer.send_and_wait(self.topic, value, key, partition, headers=headers)
 
         with _own_cancellations_only():
-            await producer.start()
             try:
+                await producer.start()
                 yield put
             finally:
                 await producer.stop()
@@ -128,8 +129,8 @@ class Observer:
             max_partition_fetch_bytes=_FETCH_BYTES,
             fetch_max_bytes=_FETCH_BYTES,
         )
-        await consumer.start()
         try:
+            await consumer.start()
             [described] = await self._ask(lambda admin: admin.describe_topics([self.topic]))
             partitions = [TopicPartition(self.topic, partition["partition"]) for partition in described["partitions"]]
             consumer.assign(partitions)
@@ -139,13 +140,14 @@ class Observer:
             await consumer.stop()
 
     async def _ask(self, act: Callable[[AIOKafkaAdminClient], Awaitable[Any]]) -> Any:
-        for _ in range(_TRIES):
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while True:
             try:
                 return await self._asked(act)
-            except (KafkaError, OSError, TimeoutError) as error:
-                lost = error
+            except (KafkaError, OSError, TimeoutError):
+                if time.monotonic() > deadline:
+                    raise
                 await asyncio.sleep(_PAUSE_SECONDS)
-        raise lost
 
     async def _asked(self, act: Callable[[AIOKafkaAdminClient], Awaitable[Any]]) -> Any:
         admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap, request_timeout_ms=_ASK_MILLIS)

@@ -10,12 +10,11 @@ from typing import Final
 from cells.eventlog.log import partition_of
 from dataflow.routing.v1 import routing_pb2
 from gitops.fleet import EU
-from gitops.fleet.log import LOG
 from kernel.ids import CellId, TenantId, hash_of, mint_key
 from kernel.process.journal import FileJournal, Signer
 from tests.support.records import CELL
 
-PARTITIONS: Final = LOG.on_one_machine(1).partitions
+PARTITIONS: Final = 4
 _SPREAD: Final = 4
 
 

@@ -39,9 +39,9 @@ class Session:
         """The tenants by name."""
         return {party.name: party for party in self.cell.placement.parties}
 
-    async def wait_until_appending(self, partitions: frozenset[int] = frozenset()) -> None:
-        """Until a request to one of `partitions` is under way; what follows without waiting meets it."""
-        await self.traffic.notes.wait_until_in_flight(partitions)
+    async def wait_until_appending(self, partitions: frozenset[int] = frozenset(), seconds: float = 20.0) -> None:
+        """Until a request to one of `partitions` is under way; what follows without waiting meets it. Raises AssertionError."""
+        await self.traffic.notes.wait_until_in_flight(partitions, seconds)
 
     async def wait_until_applying(self) -> None:
         """Until a client was told that its events are durable: their apply is still to come, most of the time."""

@@ -14,7 +14,7 @@ from tests.faults.report import SEED
 from tests.faults.session import Session, session
 from tests.support.processes import eventually
 
-pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.kafka, pytest.mark.postgres, pytest.mark.timeout(180), pytest.mark.xdist_group("fleet")]
 HASTY = (sys.executable, "-m", "tests.faults.hasty")
 
 

@@ -18,7 +18,7 @@ from tests.faults.report import POINTS, SEED, SHARE, TOLD, Told
 from tests.faults.run import play
 from tests.faults.session import session
 
-pytestmark = [pytest.mark.kafka, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.kafka, pytest.mark.postgres, pytest.mark.timeout(420), pytest.mark.xdist_group("fleet")]
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,8 @@ async def test_whatever_fails_nothing_acknowledged_is_lost_and_the_cell_recovers
         told = Told(name, outcome, tuple(made.strikes), time.monotonic() - began)
         TOLD.append(told)
         history, said = outcome.evidence.history, "\n".join([f"replay: FAULT_SEED={SEED} FAULT_POINTS={POINTS}", *told.lines()])
-        assert judge(history) + made.cell.defects() + made.traffic.notes.refused == [], said
+        findings = [*judge(history), *made.cell.defects(), *made.traffic.notes.refused]
+        assert not findings, "\n".join([said, *findings])
     assert outcome.points >= math.ceil(shape.points * SHARE), f"too few faults met anything: the run is void\n{said}"
     assert outcome.broker_kills >= math.ceil(shape.broker_kills * SHARE), f"too few brokers were killed: the run is void\n{said}"
     for violation in planted(history):

@@ -132,7 +132,7 @@ class Notes:
         """Whether a request to one of `partitions`, or to any when it is empty, has no answer yet."""
         return any(not partitions or partitions & open_ for open_ in self._open.values())
 
-    async def wait_until_in_flight(self, partitions: frozenset[int], seconds: float = 20.0) -> None:
+    async def wait_until_in_flight(self, partitions: frozenset[int], seconds: float) -> None:
         """Until `in_flight`; what follows without waiting meets the request."""
         await eventually(lambda: self.in_flight(partitions), f"a request to {sorted(partitions)}", seconds)
 
@@ -161,9 +161,9 @@ class Client:
             await self.deliver(self._batch())
             await asyncio.sleep(self.random.uniform(*_THINK_SECONDS))
 
-    async def deliver(self, batch: Sequence[Event], expected: tuple[str, ...] = ()) -> Answer:
-        """The last word on a batch. A refusal in other words than `expected` is a finding."""
-        deadline = time.monotonic() + _GIVE_UP_SECONDS
+    async def deliver(self, batch: Sequence[Event], expected: tuple[str, ...] = (), seconds: float = _GIVE_UP_SECONDS) -> Answer:
+        """The last word on a batch, which is sent again for `seconds`. A refusal in other words than `expected` is a finding."""
+        deadline = time.monotonic() + seconds
         answer, why = await self.notes.attempt(self.way, self.party, batch)
         while answer == "unknown" and time.monotonic() < deadline:
             await asyncio.sleep(self.random.uniform(*_AGAIN_SECONDS))
