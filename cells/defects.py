@@ -77,6 +77,10 @@ Behaviour = Callable[[Any, Any], Any]
 Parse = Callable[[bytes], Any]
 
 
+# The RPC was ended on purpose, or its caller went while it was answered, which is no defect of ours: gRPC knows what to do.
+_ENDED = (grpc.aio.AbortError, grpc.aio.InternalError)
+
+
 class GrpcShell(grpc.aio.ServerInterceptor):
     """Parses requests, so that bytes that are none end in MALFORMED_BODY; ends an RPC that raised something unforeseen with INTERNAL."""
 
@@ -104,7 +108,7 @@ class GrpcShell(grpc.aio.ServerInterceptor):
         async def guarded(request: bytes, context: Any) -> Any:
             try:
                 return await behaviour(_parsed(parse, request), context)
-            except grpc.aio.AbortError:
+            except _ENDED:
                 raise
             except Exception as defect:  # noqa: BLE001  # the outermost shell
                 await self._end(method, defect, context)
@@ -116,7 +120,7 @@ class GrpcShell(grpc.aio.ServerInterceptor):
             try:
                 async for answer in behaviour(_each_parsed(parse, requests), context):
                     yield answer
-            except grpc.aio.AbortError:
+            except _ENDED:
                 raise
             except Exception as defect:  # noqa: BLE001  # the outermost shell
                 await self._end(method, defect, context)
