@@ -11,7 +11,7 @@ from tests.faults.plan import Fault
 from tests.faults.session import Session
 from tests.support.processes import eventually
 
-_BACK_SECONDS = 45.0
+_BACK_SECONDS = 60.0
 
 
 async def kill_leader(session: Session, fault: Fault) -> None:

@@ -12,7 +12,7 @@ from tests.faults.plan import Fault
 from tests.faults.session import Session
 from tests.support.processes import eventually
 
-_LEAVE_SECONDS = 20.0
+_LEAVE_SECONDS = 60.0
 _FAR = 1 << 40
 
 
