@@ -45,13 +45,15 @@ async def recovered(session: Session) -> float:
     fault ended, in seconds since 1970."""
     healed_at = session.healed_at
 
-    def heard() -> bool:
-        told: dict[str, float] = {}
-        for (tenant, _), at in session.traffic.notes.acknowledged_at.items():
-            told[tenant] = max(at, told.get(tenant, 0.0))
-        return all(told.get(name, 0.0) > healed_at for name in session.parties)
+    def unheard() -> list[str]:
+        served = {tenant for (tenant, _), at in session.traffic.notes.acknowledged_at.items() if at > healed_at}
+        return sorted(session.parties.keys() - served)
 
-    await eventually(heard, "every tenant is served again", _PATIENCE_SECONDS)
+    try:
+        await eventually(lambda: not unheard(), "every tenant is served again", _PATIENCE_SECONDS)
+    except AssertionError as error:
+        error.add_note("\n".join(f"{name} was told: {session.traffic.notes.told.get(name)}" for name in unheard()))
+        raise
     return healed_at
 
 

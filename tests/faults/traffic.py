@@ -101,15 +101,17 @@ def _message(event: Event) -> event_pb2.Event:
 
 @dataclass
 class Notes:
-    """What the clients know, outside everything that is killed. `refused` are last words that no fault excuses."""
+    """What the clients know, outside everything that is killed. `refused` are last words that no fault excuses, `told` is what each tenant
+    was answered last when it was not an acknowledgement."""
 
     sent: list[Sent] = field(default_factory=list)
     attempts: list[Attempt] = field(default_factory=list)
     acknowledged_at: dict[tuple[str, str], float] = field(default_factory=dict)
     refused: list[str] = field(default_factory=list)
+    told: dict[str, str] = field(default_factory=dict)
     _open: dict[int, frozenset[int]] = field(default_factory=dict)
     _numbers: int = 0
-    _told: asyncio.Event = field(default_factory=asyncio.Event)
+    _heard: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def attempt(self, way: Way, party: Party, batch: Sequence[Event]) -> tuple[Answer, str]:
         """Sends once, and writes down when."""
@@ -125,7 +127,9 @@ class Notes:
             del self._open[number]
         if answer == "acknowledged":
             self.acknowledged_at.update({(party.name, str(event["messageId"])): ended for event in batch})
-            self._told.set()
+            self._heard.set()
+        else:
+            self.told[party.name] = f"{answer}: {why}"
         return answer, why
 
     def in_flight(self, partitions: frozenset[int]) -> bool:
@@ -138,10 +142,10 @@ class Notes:
 
     async def wait_until_acknowledged(self, seconds: float = 20.0) -> None:
         """Until some client is told that its events are durable: they are not applied yet, most of the time."""
-        self._told.clear()
+        self._heard.clear()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._told.wait()
+                await self._heard.wait()
 
 
 @dataclass
