@@ -14,19 +14,23 @@ from typing import Final
 from kernel.clock import Clock
 from kernel.errors import Failure, Reason
 
-# For how long an offset must be beyond the end, look after look, until the process gives the log up.
-SURE_SECONDS: Final = 2.0
+# For how long an offset must be beyond the end, look after look, until the process gives the log up: a new leader does not show what its
+# followers have not fetched, and one that hangs counts as a follower for up to `replica.lag.time.max.ms`, thirty seconds by default.
+SURE_SECONDS: Final = 60.0
+# Who does not look again any more - another process has the partition now - knows nothing of it.
+STALE_SECONDS: Final = 5.0
 # So often a batch must be found damaged until it is said: a copy on another broker may be whole.
 DAMAGED_TIMES: Final = 3
 
 
 @dataclass
 class _Beyond:
-    """`offset` was asked for when the log ended at `end`; `since` is on the monotonic clock."""
+    """`offset` was asked for when the log ended at `end`, first at `since` and last at `seen` on the monotonic clock."""
 
     offset: int
     end: int
     since: float
+    seen: float
     sure: bool = False
 
 
@@ -51,7 +55,7 @@ class Trouble:
     @property
     def replaced(self) -> str | None:
         """Why nothing may be appended; None when it may."""
-        if self._beyond is None:
+        if self._beyond is None or (not self._beyond.sure and self._clock.monotonic() - self._beyond.seen > STALE_SECONDS):
             return None
         ends = f"partition {self._partition} ends at {self._beyond.end}" + (" when looked at" if self._beyond.sure else "")
         return f"{ends}, but offset {self._beyond.offset} is waited for: are records lost, is the topic a new one?"
@@ -66,12 +70,14 @@ class Trouble:
 
     def looked(self, offset: int, end: int) -> None:
         """The log ends at `end`, and `offset` is asked for."""
+        now = self._clock.monotonic()
         if offset <= end:
             self._past(end)
-        elif self._beyond is None:
-            self._beyond = _Beyond(offset, end, self._clock.monotonic())
-        elif self._clock.monotonic() - self._beyond.since >= SURE_SECONDS:
-            self._beyond.sure = True
+        elif self._beyond is None or (not self._beyond.sure and now - self._beyond.seen > STALE_SECONDS):
+            self._beyond = _Beyond(offset, end, now, now)
+        else:
+            self._beyond.seen = now
+            self._beyond.sure |= now - self._beyond.since >= SURE_SECONDS
 
     def read(self, offset: int) -> None:
         """The record at `offset` was read."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cells.eventlog.kafka_trouble import DAMAGED_TIMES, SURE_SECONDS, Trouble
+from cells.eventlog.kafka_trouble import DAMAGED_TIMES, STALE_SECONDS, SURE_SECONDS, Trouble
 from kernel.errors import Failure, Reason
 from tests.support.clock import ManualClock
 
@@ -15,8 +15,9 @@ def test_a_new_topic_is_still_a_new_one_when_it_has_grown_past_the_offset() -> N
     trouble = Trouble(0, clock)
     trouble.looked(100, 0)
     assert "offset 100 is waited for" in (trouble.replaced or "")
-    clock.advance(SURE_SECONDS)
-    trouble.looked(100, 60)
+    for _ in range(int(SURE_SECONDS / STALE_SECONDS) + 1):
+        clock.advance(STALE_SECONDS)
+        trouble.looked(100, 60)
     trouble.looked(100, 120)
     trouble.read(119)
     assert trouble.said == trouble.replaced is not None
@@ -35,6 +36,19 @@ def test_a_leader_that_shows_its_records_a_moment_later_has_lost_none() -> None:
     assert trouble.replaced
     trouble.read(100)
     assert trouble.said is trouble.replaced is None
+
+
+def test_who_does_not_look_again_refuses_nothing() -> None:
+    """Law: a doubt lasts as long as somebody here asks for the offset; another process that has the partition now may know better."""
+    clock = ManualClock()
+    trouble = Trouble(0, clock)
+    trouble.looked(100, 90)
+    clock.advance(STALE_SECONDS + 1)
+    assert trouble.replaced is None
+    for _ in range(3):
+        clock.advance(SURE_SECONDS)
+        trouble.looked(100, 90)
+        trouble.refuse(100)
 
 
 def test_a_batch_that_stays_damaged_is_said_with_its_offset() -> None:
