@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import socket
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Final, cast
 
@@ -24,7 +25,7 @@ _LENGTH: Final = b"content-length: "
 Told = Callable[["Lane", str], None]
 
 
-class Lane(asyncio.Protocol):
+class Lane(asyncio.Protocol, ABC):
     """One connection. `told` hears what became of each request: ACKNOWLEDGED, NO_ANSWER or the code of its refusal.
 
     `transport` is None when the connection takes no further request; `request` is the number of the one that is under way since
@@ -37,9 +38,9 @@ class Lane(asyncio.Protocol):
         self.request: int | None = None
         self.begun = 0.0
 
+    @abstractmethod
     def send(self, tenant: int, path: bytes, body: bytes) -> None:
         """Sends one request for the tenant of an index; `path` is for HTTP."""
-        raise NotImplementedError
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the event loop."""
