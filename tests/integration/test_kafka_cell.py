@@ -17,24 +17,26 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import asyncpg
 import pytest
 
 from cells.eventlog.access import Access
 from cells.eventlog.kafka_provision import provision
 from cells.eventlog.topics import Topic
 from cells.storage import postgres_provision
+from cells.storage.postgres_read import PostgresReader
 from dataflow.routing.v1 import routing_pb2
-from kernel.ids import hash_of
+from kernel.ids import TenantId, hash_of
 from kernel.process.clock import SystemClock
 from kernel.process.journal import FileJournal, Signer
 from tests.support.cell import KEY
 from tests.support.kafka import Brokers, brokers
 from tests.support.postgres import Databases
 from tests.support.processes import eventually, free_port
+from tests.support.storage_room import everything
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(150)]
 CLOCK = SystemClock()
+TENANT = TenantId("acme-retail")
 SIGNER = Signer(bytes(range(32)))
 BASIC = {"authorization": "Basic " + base64.b64encode(f"{KEY}:".encode()).decode()}
 
@@ -42,7 +44,7 @@ BASIC = {"authorization": "Basic " + base64.b64encode(f"{KEY}:".encode()).decode
 def placed(folder: Path) -> dict[str, str]:
     """The settings of a cell that boots from its journal alone: nobody answers where its directory should be."""
     source = routing_pb2.Source(name="web", slug="acme-web", write_keys=[routing_pb2.Credential(hash=hash_of(KEY))])
-    tenant = routing_pb2.Tenant(name="acme-retail", zone="eu", cell="eu-west-1-a", epoch=1, sources=[source])
+    tenant = routing_pb2.Tenant(name=TENANT, zone="eu", cell="eu-west-1-a", epoch=1, sources=[source])
     message = routing_pb2.Update(zone="eu", from_revision=0, to_revision=1, tenants=[tenant])
     FileJournal(folder / "journal", SIGNER.public_key).restart(SIGNER.sign(message.SerializeToString()))
     (folder / "public").write_text(SIGNER.public_key.hex())
@@ -223,20 +225,17 @@ async def test_events_walk_through_a_whole_cell_although_its_broker_dies(tmp_pat
         await eventually(lambda: len(acknowledged) >= 450, "events flow again", 60)
         stop.set()
         await asyncio.gather(*clients)
+        reader = PostgresReader(stores(postgres)["query_dsn"])
 
         async def stored() -> list[str]:
-            connection = await asyncpg.connect(postgres.admin_dsn)
-            try:
-                rows = await connection.fetch("SELECT message_id FROM tenants.event WHERE tenant = 'acme-retail'")
-            finally:
-                await connection.close()
-            return [row["message_id"] for row in rows]
+            return [event.envelope.message_id for event in await everything(reader, TENANT)]
 
         async def whole() -> bool:
             return acknowledged <= set(await stored())
 
         await eventually(whole, "everything acknowledged is stored", 30)
         found = await stored()
+        await reader.close()
         assert len(set(found)) == len(found)
 
         async def caught_up() -> bool:

@@ -17,6 +17,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
+from cells.eventlog import kafka_trouble
 from cells.eventlog.access import Access
 from cells.eventlog.kafka import KafkaLog, open_log
 from cells.eventlog.kafka_provision import provision
@@ -323,7 +324,7 @@ async def test_readers_do_not_disturb_each_other(room: Room) -> None:
     assert found == [everything[start:] for start in starts]
 
 
-async def test_a_fetch_beyond_the_end_waits_for_its_offset(room: Room) -> None:
+async def test_a_fetch_beyond_the_end_waits_for_its_offset(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     """Law: it gives nothing below the offset that was asked for, and the log says that somebody waits for what is not there and takes
     nothing more: records that a position names are lost, or the topic is a new one. Once that is sure it stays so, however far the log
     grows by others, and what stands at the offset then is not given for what the store means by it."""
@@ -339,6 +340,7 @@ async def test_a_fetch_beyond_the_end_waits_for_its_offset(room: Room) -> None:
         assert (await waiting)[0].offset == 6
         assert not await room.problem()
         assert await room.append("taken") is None
+        monkeypatch.setattr(kafka_trouble, "SURE_SECONDS", 2.0)
 
         async def given_up() -> bool:
             found = await asyncio.gather(room.log.fetch(0, 12, 10, 1 << 20, 0.2), return_exceptions=True)

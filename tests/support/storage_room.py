@@ -15,11 +15,12 @@ from cells.storage.memory import MemoryStore
 from cells.storage.postgres_apply import PostgresStore
 from cells.storage.postgres_provision import Dsns, Passwords, provision
 from cells.storage.postgres_read import PostgresReader
-from cells.storage.store import Filter, Stored
+from cells.storage.store import Cursor, Filter, Reader, Stored
 from kernel.clock import HOUR, Micros, day_of, hour_of
 from kernel.effects import Applied, Apply, DeadLetter, Effects, EventRow, HeldRecord, IdentityClaim, Outcome, RecordRow, TraitClaim
 from kernel.epoch import Claim, Epoch, Ownership, OwnershipState
 from kernel.ids import CellId, TenantId, message_keys
+from kernel.limits import PAGE_EVENTS_MAX
 from kernel.metrics import MemoryMeter
 from tests.support.clock import ManualClock
 from tests.support.postgres import Databases
@@ -30,6 +31,17 @@ ACME, GLOBEX = TenantId("acme"), TenantId("globex")
 NOW = Micros(1_795_262_400_000_000 + 12 * HOUR)  # noon of 2026-11-21
 _offsets = itertools.count()
 EVER = Filter(Micros(-(2**60)), Micros(2**60))
+
+
+async def everything(reader: Reader, tenant: TenantId) -> list[Stored]:
+    """All stored events of a tenant, newest first, page by page."""
+    found: list[Stored] = []
+    after: Cursor | None = None
+    while page := (await reader.list_events(tenant, EVER, PAGE_EVENTS_MAX, after)).events:
+        found += page
+        last = page[-1].row
+        after = Cursor(last.event_at, last.message_key, last.received_day)
+    return found
 
 
 @dataclass
@@ -59,7 +71,7 @@ class Room:
 
     async def all(self, tenant: TenantId) -> list[Stored]:
         """All stored events, newest first."""
-        return (await self.reader.list_events(tenant, EVER, 1_000, None)).events
+        return await everything(self.reader, tenant)
 
     async def ids(self, tenant: TenantId = ACME) -> list[str]:
         """All stored message ids, newest first."""
