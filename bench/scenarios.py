@@ -96,6 +96,14 @@ _ALL: Final = (
         parts=(Part(0.25, 0.5, 0.5), Part(0.5, 2.0, 2.0), Part(0.25, 0.5, 0.5)),
     ),
     Scenario("noisy", "what others feel of a tenant that sends fifty times its quota", 2_500, 60, 6, pairs=5),
-    Scenario("catchup", "processing is held back, and catches up beside the live load", 12_500, 120, 30, held=(0.2, 0.5)),
+    Scenario(
+        "catchup",
+        "an hour's events come in six minutes while processing is held back; then it catches up beside the live load",
+        2_500,
+        800,
+        30,
+        parts=(Part(0.45, 10.0, 10.0), Part(0.55)),
+        held=(0.0, 0.45),
+    ),
 )
 SCENARIOS: Final = {scenario.name: scenario for scenario in _ALL}

@@ -132,8 +132,8 @@ PRESSED: Final = (
     ),
     Promise(
         "R2",
-        "processing stood still, and catches up",
-        "faster than events arrive, which are acknowledged with p99 < 500 ms meanwhile",
+        "processing is an hour behind, and catches up",
+        "at twice the live rate or more; what comes meanwhile is acknowledged with p99 < 500 ms",
         "python -m bench.cell --scenario catchup",
     ),
 )

@@ -165,19 +165,22 @@ def test_overload_sheds_and_recovers() -> None:
 def test_a_backlog_is_caught_up() -> None:
     """Law: between the end of the hold and the first second that is as quick as promised, more is processed than arrives."""
 
-    def held(due: float) -> float:
-        """Held back from second 4 to 10; from then on everything is gone through at three times the live rate."""
-        return max(0.02, 10 + (due - 4) / 3 - due) if due >= 4 else 0.02
+    def held(times: float) -> Latency:
+        """Ten times the live rate comes until second 9 and is held back; from then on so many times the live rate is processed."""
 
-    rows = played("catchup", with_latency(held), rate=1_000)
-    assert row(rows, "caught up after").figure == pytest.approx(3, abs=1)
-    assert row(rows, "processed").figure == pytest.approx(3, rel=0.2)
+        def latency(due: float) -> float:
+            before = 10 * due if due < 9 else 90 + due - 9
+            return max(0.02, 9 + before / times - due)
+
+        return latency
+
+    rows = played("catchup", with_latency(held(30)), rate=1_000)
+    assert row(rows, "behind").figure == pytest.approx(90, rel=0.02)
+    assert row(rows, "caught up after").figure == pytest.approx(3.1, abs=1)
+    assert row(rows, "processed").figure == pytest.approx(30, rel=0.3)
     assert row(rows, "processed").reached is True
-    at_once = played("catchup", with_latency(lambda due: max(0.02, 10.4 - due) if 4 <= due < 10 else 0.02), rate=1_000)
-    assert row(at_once, "caught up after").figure == pytest.approx(0.4)
-    assert row(at_once, "processed").figure == pytest.approx(6.4 / 0.4, rel=0.1)
-    never = played("catchup", with_latency(lambda due: 6.0 if due > 4 else 0.02), rate=1_000)
-    assert row(never, "processed").reached is False
+    assert row(played("catchup", with_latency(held(300)), rate=1_000), "caught up after").figure == pytest.approx(0.3, abs=0.05)
+    assert row(played("catchup", with_latency(held(6)), rate=1_000), "processed").reached is False
 
 
 def test_a_run_that_lost_something_is_void() -> None:
