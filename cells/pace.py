@@ -1,12 +1,15 @@
 """How fast this process applies and how far it is behind: what its own ingest may accept meanwhile. Pure but for the clock.
 
 While applies succeed and yet stay behind, accepting faster than applying only makes everybody wait longer: then ingest may accept
-a little less than is applied, so that what is behind shrinks. A store that does not apply at all is no reason to refuse: the
-log is there to keep what comes meanwhile; and one that catches up applies several times of what comes.
+what is applied, and less of it the longer what is accepted now will wait. How long the oldest has waited says when to begin and to
+end; it says nothing of what came since, and who steers by it alone swings between too much and too little. A store that does not
+apply at all is no reason to refuse: the log is there to keep what comes meanwhile; and one that catches up applies several times
+of what comes.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 
 from kernel import limits
@@ -23,6 +26,18 @@ class Pace:
     _rate: float | None = None
     _behind: dict[int, tuple[float, float]] = field(default_factory=dict)
     _behind_since: float | None = None
+    _arrived: deque[tuple[float, int]] = field(default_factory=deque)  # when a slice of time began, and the events accepted in it
+
+    def accepted(self, events: int) -> None:
+        """Ingest accepts so many."""
+        now = self.clock.monotonic()
+        if self._arrived and now - self._arrived[-1][0] < limits.PACE_BURST_SECONDS:
+            began, before = self._arrived.pop()
+            self._arrived.append((began, before + events))
+            return
+        self._arrived.append((now, events))
+        while now - self._arrived[0][0] > limits.PACE_MEMORY_SECONDS:
+            self._arrived.popleft()
 
     def applied(self, partition: int, events: int, behind_seconds: float) -> None:
         """An apply of `partition` is done; its oldest event had waited in the log for `behind_seconds`."""
@@ -40,12 +55,23 @@ class Pace:
         self._behind.pop(partition, None)
 
     def events_per_second_max(self) -> float | None:
-        """What ingest may accept; None when nothing holds it back. Being behind counts when it lasts."""
+        """What ingest may accept; None when nothing holds it back: from when being behind has lasted until it is halved."""
         now = self.clock.monotonic()
         behind = max((seconds for seconds, at in self._behind.values() if now - at <= limits.PACE_MEMORY_SECONDS), default=0.0)
-        if behind <= limits.PACE_BEHIND_SECONDS or self._rate is None:
+        bound = limits.PACE_BEHIND_SECONDS
+        holding = self._behind_since is not None and now - self._behind_since >= limits.PACE_WINDOW_SECONDS
+        if self._rate is None or behind <= (bound / 2 if holding else bound):
             self._behind_since = None
             return None
         if self._behind_since is None:
             self._behind_since = now
-        return self._rate * limits.PACE_SHARE if now - self._behind_since >= limits.PACE_WINDOW_SECONDS else None
+        if not holding:
+            return None
+        waits = self._waits(now, behind)
+        return self._rate * (max(limits.PACE_SHARE_MIN, bound / waits) if waits > 0 else 1.0)
+
+    def _waits(self, now: float, behind: float) -> float:
+        """Seconds until what is accepted now is applied: what came since the oldest did, at the rate of the applies."""
+        if behind > limits.PACE_MEMORY_SECONDS or not self._rate:
+            return behind
+        return sum(events for began, events in self._arrived if now - began <= behind) / self._rate

@@ -73,7 +73,7 @@ def add_ingest(process: Process, log: EventLog) -> None:
         lambda: uuid.uuid4().hex,
         process.config.inflight_bytes_max,
         process.spans,
-        process.pace.events_per_second_max,
+        process.pace,
         codec.encode if process.config.record_format == "columns" else codec.encode_envelopes,
     )
     process.routes.extend(IngestHttp(acceptor, lambda: process.follower.current, process.clock, process.spans).routes())

@@ -22,6 +22,7 @@ from cells.ingest.authenticate import Sender
 from cells.ingest.inflight import Held, Inflight
 from cells.ingest.turns import Turns
 from cells.ingest.verdict import Admitted, Rejected, Repeated
+from cells.pace import Pace
 from cells.tracing import OFF, Spans
 from kernel import limits
 from kernel.clock import Clock, Micros
@@ -42,12 +43,8 @@ class Batch:
     trace: str = ""
 
 
-def _unbounded() -> None:
-    """Nothing of this process is behind."""
-
-
 class Acceptor:
-    """Shared by the shells of one process. `events_per_second_max` says what its own applies can bear at present, None for anything."""
+    """Shared by the shells of one process. `pace` is that of its own applies; without one it bears anything."""
 
     def __init__(
         self,
@@ -58,7 +55,7 @@ class Acceptor:
         new_message_id: Callable[[], str],
         inflight_bytes_max: int = limits.INFLIGHT_BYTES_MAX,
         spans: Spans = OFF,
-        events_per_second_max: Callable[[], float | None] = _unbounded,
+        pace: Pace | None = None,
         encode: Callable[[Body], bytes] = codec.encode,
     ) -> None:
         self._cell = cell
@@ -69,9 +66,9 @@ class Acceptor:
         self._inflight = Inflight(inflight_bytes_max, lambda total: meter.set(metrics.INFLIGHT_BYTES, total))
         self._spans = spans
         self._turns = Turns(clock)
-        self._events_per_second_max = events_per_second_max
+        self._pace = pace or Pace(clock)
         self._encode = encode
-        self._pace: quota.Bucket | None = None
+        self._bearable: quota.Bucket | None = None
         self._buckets: OrderedDict[TenantId, quota.Bucket] = OrderedDict()
         self._busy = 0
         self._idle = asyncio.Event()
@@ -98,8 +95,7 @@ class Acceptor:
         if len(batch.items) > tenant.plan.batch_events_max:
             raise Failure(Reason.TOO_MANY_EVENTS, f"{len(batch.items)} events, at most {tenant.plan.batch_events_max}")
         with self._working():
-            self._keep_pace(len(batch.items))
-            self._take_quota(sender, len(batch.items))
+            self._take(sender, len(batch.items))
             admitted = await self._admit(batch.items)
             if admitted.accepted:
                 await self._append(sender, admitted, batch, min(deadline, self._clock.monotonic() + limits.APPEND_SECONDS_MAX))
@@ -126,26 +122,29 @@ class Acceptor:
         if said.tenant != tenant.name or not door_one(said, self._cell, tenant.epoch) or tenant.cell != self._cell:
             raise Failure(Reason.MOVED, f"epoch {tenant.epoch}", retry_after_seconds=1)
 
-    def _take_quota(self, sender: Sender, events: int) -> None:
-        name = sender.tenant.name
-        bucket, wait = quota.take(self._buckets.get(name), sender.tenant.plan, events, self._clock.monotonic())
-        self._buckets[name] = bucket
-        self._buckets.move_to_end(name)
+    def _take(self, sender: Sender, events: int) -> None:
+        """Of the tenant's quota, and of what this process's applies can bear while they are behind: of both or of neither."""
+        tenant, now = sender.tenant, self._clock.monotonic()
+        bucket, wait = quota.take(self._buckets.get(tenant.name), tenant.plan, events, now)
+        if wait is not None:
+            self._keep(tenant.name, bucket)
+            raise Failure(Reason.QUOTA_EXCEEDED, retry_after_seconds=wait)
+        rate = self._pace.events_per_second_max()
+        if rate is None:
+            self._bearable = None
+        else:
+            plan = limits.Plan(events_per_second=rate, burst_events=max(1.0, rate * limits.PACE_BURST_SECONDS))
+            self._bearable, wait = quota.take(self._bearable, plan, events, now)
+            if wait is not None:
+                raise Failure(Reason.OVERLOADED, retry_after_seconds=wait)
+        self._pace.accepted(events)
+        self._keep(tenant.name, bucket)
+
+    def _keep(self, tenant: TenantId, bucket: quota.Bucket) -> None:
+        self._buckets[tenant] = bucket
+        self._buckets.move_to_end(tenant)
         while len(self._buckets) > _BUCKETS_MAX:
             self._buckets.popitem(last=False)
-        if wait is not None:
-            raise Failure(Reason.QUOTA_EXCEEDED, retry_after_seconds=wait)
-
-    def _keep_pace(self, events: int) -> None:
-        """While this process's applies are behind it accepts no more than they can bear, whoever sends."""
-        rate = self._events_per_second_max()
-        if rate is None:
-            self._pace = None
-            return
-        plan = limits.Plan(events_per_second=rate, burst_events=max(1.0, rate * limits.PACE_WINDOW_SECONDS))
-        self._pace, wait = quota.take(self._pace, plan, events, self._clock.monotonic())
-        if wait is not None:
-            raise Failure(Reason.OVERLOADED, retry_after_seconds=wait)
 
     async def _admit(self, items: Sequence[bytes]) -> Admitted:
         """In slices, so that no batch holds the loop for longer than a few milliseconds."""

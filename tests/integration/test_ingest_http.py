@@ -14,8 +14,9 @@ import pytest
 from segment.analytics.client import Client
 
 from cells.eventlog.memory import MemoryLog
+from cells.pace import Pace
 from kernel.errors import Failure, Reason
-from kernel.limits import BATCH_BYTES_MAX, BATCH_EVENTS_MAX
+from kernel.limits import BATCH_BYTES_MAX, BATCH_EVENTS_MAX, PACE_WINDOW_SECONDS
 from kernel.process.clock import SystemClock
 from tests.support.cell import (
     FOREIGN_KEY,
@@ -30,6 +31,7 @@ from tests.support.cell import (
     Ingest,
     running_ingest,
 )
+from tests.support.clock import ManualClock
 
 EVENT = {"type": "track", "messageId": "m1", "userId": "u1", "event": "Order Completed", "properties": {"total": 9.99}}
 
@@ -204,6 +206,36 @@ async def test_the_quota_answers_429_with_retry_after_and_harms_no_other_tenant(
     assert (shed.status, shed.body["code"]) == (429, "QUOTA_EXCEEDED")
     assert 1 <= int(shed.headers["retry-after"]) <= 300
     assert (await post(web, ingest, "/v1/batch", {"batch": [EVENT]}, basic(KEY))).status == 200
+
+
+async def test_what_quota_or_pace_refuse_takes_nothing_of_the_other(web: aiohttp.ClientSession) -> None:
+    """Law: while applies are behind, a tenant beyond its quota uses up nothing of what others may send, and what is refused because of
+    the applies does not count against a quota."""
+    five, six = ({"batch": [{**EVENT, "messageId": f"{count}-{n}"} for n in range(count)]} for count in (5, 6))
+    clock = ManualClock()
+    pace = Pace(clock)
+
+    def behind() -> None:
+        for _ in range(3):
+            pace.applied(0, 0, 60.0)
+            clock.advance(PACE_WINDOW_SECONDS)
+            pace.events_per_second_max()
+
+    async with running_ingest(pace=pace) as ingest:
+
+        async def code(body: object, key: str) -> str | int:
+            answer = await post(web, ingest, "/v1/batch", body, basic(key))
+            return answer.status if answer.status == 200 else str(answer.body["code"])
+
+        behind()
+        assert await code({"batch": [EVENT]}, KEY) == 200
+        assert await code(five, QUOTA_KEY) == "OVERLOADED"
+        pace.idle(0)
+        assert await code(five, QUOTA_KEY) == 200
+        behind()
+        assert await code(six, QUOTA_KEY) == "QUOTA_EXCEEDED"
+        assert await code({"batch": [EVENT]}, KEY) == 200
+        assert await code({"batch": [EVENT]}, KEY) == "OVERLOADED"
 
 
 async def test_memory_is_bounded_and_a_single_tenant_cannot_take_it_all(web: aiohttp.ClientSession) -> None:

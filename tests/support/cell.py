@@ -15,6 +15,7 @@ from cells.eventlog.memory import MemoryLog
 from cells.ingest.accept import Acceptor
 from cells.ingest.api_grpc import IngestGrpc
 from cells.ingest.api_http import IngestHttp
+from cells.pace import Pace
 from cells.server import GrpcServer, HttpServer
 from dataflow.ingest.v1 import ingest_pb2_grpc
 from kernel.epoch import Epoch
@@ -90,12 +91,14 @@ class Ingest:
 
 
 @asynccontextmanager
-async def running_ingest(log: MemoryLog | None = None, inflight_bytes_max: int = INFLIGHT_BYTES_MAX) -> AsyncIterator[Ingest]:
-    """Serves on free ports until the block ends."""
+async def running_ingest(
+    log: MemoryLog | None = None, inflight_bytes_max: int = INFLIGHT_BYTES_MAX, pace: Pace | None = None
+) -> AsyncIterator[Ingest]:
+    """Serves on free ports until the block ends. `pace` is that of the applies which it shall have beside it."""
     clock, numbers = SystemClock(), itertools.count()
     log = log or MemoryLog(4, clock)
     meter = MemoryMeter()
-    acceptor = Acceptor(CELL, log, clock, meter, lambda: f"assigned-{next(numbers)}", inflight_bytes_max)
+    acceptor = Acceptor(CELL, log, clock, meter, lambda: f"assigned-{next(numbers)}", inflight_bytes_max, pace=pace)
     ingest = Ingest(fixture_admission(), log, acceptor, meter=meter)
     http = HttpServer(HttpShell(IngestHttp(acceptor, lambda: ingest.admission, clock).routes()), "127.0.0.1:0")
     grpc_server = GrpcServer("127.0.0.1:0")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cells.pace import Pace
-from kernel.limits import PACE_BEHIND_SECONDS, PACE_MEMORY_SECONDS, PACE_SHARE, PACE_WINDOW_SECONDS
+from kernel.limits import PACE_BEHIND_SECONDS, PACE_MEMORY_SECONDS, PACE_SHARE_MIN, PACE_WINDOW_SECONDS
 from tests.support.clock import ManualClock
 
 
@@ -14,14 +14,19 @@ def _new() -> tuple[Pace, ManualClock]:
     return Pace(clock), clock
 
 
-def _running(behind_seconds: float) -> tuple[Pace, ManualClock]:
-    """Two partitions that have applied 100 events each ten times a second for a while."""
-    clock = ManualClock()
-    pace = Pace(clock)
-    for _ in range(50):
+def _apply(pace: Pace, clock: ManualClock, behind_seconds: float, seconds: float, accepted: int = 200) -> None:
+    """Two partitions apply 100 events each, ten times a second, while so many are accepted."""
+    for _ in range(round(seconds * 10)):
         clock.advance(0.1)
+        pace.accepted(accepted)
         pace.applied(0, 100, behind_seconds)
         pace.applied(1, 100, 0.0)
+
+
+def _running(behind_seconds: float) -> tuple[Pace, ManualClock]:
+    """It has been so for a while."""
+    pace, clock = _new()
+    _apply(pace, clock, behind_seconds, 5.0)
     return pace, clock
 
 
@@ -31,12 +36,42 @@ def test_nothing_is_held_back_while_applies_keep_up() -> None:
     assert _running(PACE_BEHIND_SECONDS)[0].events_per_second_max() is None
 
 
-def test_behind_for_long_it_accepts_less_than_it_applies() -> None:
-    """So that what is behind shrinks, whichever partition it is; a moment's delay costs nobody a refusal."""
-    pace, clock = _running(PACE_BEHIND_SECONDS + 0.01)
+def _held_back(behind_seconds: float, accepted: int = 200) -> float:
+    """What may be accepted once it has been so for long enough."""
+    pace, clock = _running(behind_seconds)
+    assert pace.events_per_second_max() is None, "a moment's delay costs nobody a refusal"
+    _apply(pace, clock, behind_seconds, PACE_WINDOW_SECONDS + 1.0, accepted)
+    may = pace.events_per_second_max()
+    assert may is not None
+    return may
+
+
+@pytest.mark.parametrize(("times", "share"), [(1.25, 0.8), (2, 0.5), (100, PACE_SHARE_MIN)])
+def test_the_longer_what_comes_will_wait_the_less_of_it_is_accepted(times: float, share: float) -> None:
+    """So that what is behind shrinks, whichever partition it is."""
+    assert _held_back(PACE_BEHIND_SECONDS * times) == pytest.approx(2_000 * share, rel=0.25)
+
+
+def test_what_comes_waits_for_what_came_since_the_oldest_did() -> None:
+    """Law: at one and a half times the pace of the applies it will wait so much longer than the oldest has; with little before it, for a
+    moment, and then it need not be held back although the oldest is late."""
+    assert _held_back(PACE_BEHIND_SECONDS * 1.01, 300) == pytest.approx(_held_back(PACE_BEHIND_SECONDS * 1.01) / 1.5, rel=0.1)
+    assert _held_back(PACE_BEHIND_SECONDS * 2, 20) > 2_000
+    assert _held_back(PACE_BEHIND_SECONDS * 2, 0) >= 2_000
+
+
+def test_what_is_held_back_stays_so_until_much_less_is_behind() -> None:
+    """Law: until half of the bound is behind; then anything is accepted, and being behind must last anew."""
+    pace, clock = _running(PACE_BEHIND_SECONDS * 2)
     assert pace.events_per_second_max() is None
-    clock.advance(PACE_WINDOW_SECONDS)
-    assert pace.events_per_second_max() == pytest.approx(2_000 * PACE_SHARE, rel=0.15)
+    _apply(pace, clock, PACE_BEHIND_SECONDS * 2, PACE_WINDOW_SECONDS + 0.1)
+    assert pace.events_per_second_max() is not None
+    _apply(pace, clock, PACE_BEHIND_SECONDS * 0.6, PACE_WINDOW_SECONDS)
+    assert pace.events_per_second_max() is not None
+    _apply(pace, clock, PACE_BEHIND_SECONDS * 0.5, 0.1)
+    assert pace.events_per_second_max() is None
+    _apply(pace, clock, PACE_BEHIND_SECONDS * 2, 0.1)
+    assert pace.events_per_second_max() is None
 
 
 def test_a_pause_is_not_taken_for_slowness() -> None:
@@ -69,4 +104,4 @@ def test_slow_applies_are_no_pause() -> None:
         clock.advance(3.0)
         pace.applied(0, 300, 30.0)
         pace.events_per_second_max()
-    assert pace.events_per_second_max() == pytest.approx(100 * PACE_SHARE)
+    assert pace.events_per_second_max() == pytest.approx(100 * PACE_SHARE_MIN)
