@@ -9,6 +9,7 @@ of what comes.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -48,7 +49,10 @@ class Pace:
             self._events += events
         self._behind[partition] = (behind_seconds, now)
         if (elapsed := now - self._since) >= limits.PACE_WINDOW_SECONDS:
-            self._rate, self._events, self._since = self._events / elapsed, 0, now
+            rate = self._events / elapsed
+            share = 1 - math.exp(-elapsed / limits.PACE_RATE_SECONDS)
+            self._rate = rate if self._rate is None else self._rate + share * (rate - self._rate)
+            self._events, self._since = 0, now
 
     def idle(self, partition: int) -> None:
         """Nothing of `partition` waits, or the store does not take it, or another process has it now."""
@@ -67,8 +71,8 @@ class Pace:
             self._behind_since = now
         if not holding:
             return None
-        waits = self._waits(now, behind)
-        return self._rate * (max(limits.PACE_SHARE_MIN, bound / waits) if waits > 0 else 1.0)
+        waits = max(self._waits(now, behind), bound / limits.PACE_SHARE_MAX)
+        return self._rate * max(limits.PACE_SHARE_MIN, bound / waits)
 
     def _waits(self, now: float, behind: float) -> float:
         """Seconds until what is accepted now is applied: what came since the oldest did, at the rate of the applies."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cells.pace import Pace
-from kernel.limits import PACE_BEHIND_SECONDS, PACE_MEMORY_SECONDS, PACE_SHARE_MIN, PACE_WINDOW_SECONDS
+from kernel.limits import PACE_BEHIND_SECONDS, PACE_MEMORY_SECONDS, PACE_SHARE_MAX, PACE_SHARE_MIN, PACE_WINDOW_SECONDS
 from tests.support.clock import ManualClock
 
 
@@ -54,10 +54,25 @@ def test_the_longer_what_comes_will_wait_the_less_of_it_is_accepted(times: float
 
 def test_what_comes_waits_for_what_came_since_the_oldest_did() -> None:
     """Law: at one and a half times the pace of the applies it will wait so much longer than the oldest has; with little before it, for a
-    moment, and then it need not be held back although the oldest is late."""
+    moment, however late the oldest is; then as much is accepted as may be while anything is held back."""
     assert _held_back(PACE_BEHIND_SECONDS * 1.01, 300) == pytest.approx(_held_back(PACE_BEHIND_SECONDS * 1.01) / 1.5, rel=0.1)
-    assert _held_back(PACE_BEHIND_SECONDS * 2, 20) > 2_000
-    assert _held_back(PACE_BEHIND_SECONDS * 2, 0) >= 2_000
+    for accepted in (0, 20):
+        assert _held_back(PACE_BEHIND_SECONDS * 2, accepted) == pytest.approx(2_000 * PACE_SHARE_MAX)
+
+
+def test_one_slow_window_says_little() -> None:
+    """Law: the rate follows what is applied over some windows; a large apply that ends just after one of them does not halve it."""
+    pace, clock = _running(PACE_BEHIND_SECONDS * 2)
+    pace.events_per_second_max()
+    clock.advance(PACE_WINDOW_SECONDS)
+    pace.applied(0, 0, PACE_BEHIND_SECONDS * 2)
+    slow = pace.events_per_second_max()
+    assert slow is not None
+    assert slow > 2_000 * PACE_SHARE_MIN * 0.7
+    for _ in range(20):
+        clock.advance(PACE_WINDOW_SECONDS)
+        pace.applied(0, 0, PACE_BEHIND_SECONDS * 2)
+    assert (pace.events_per_second_max() or 0.0) < 100
 
 
 def test_what_is_held_back_stays_so_until_much_less_is_behind() -> None:
