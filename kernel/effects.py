@@ -15,6 +15,12 @@ from kernel.epoch import Claim
 from kernel.ids import CellId, TenantId
 
 
+class Unkeepable(ValueError):
+    """Values that no store will ever keep, whenever they are sent. Any other error of an apply is of the moment, or a defect of ours,
+    for which nothing may be given up.
+    """
+
+
 class Position(NamedTuple):
     """Where an event stands in its cell's log; `ordinal` counts inside the record."""
 

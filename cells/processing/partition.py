@@ -23,7 +23,7 @@ from cells.processing.store import Applier
 from cells.tracing import OFF, Spans
 from kernel import limits
 from kernel.clock import SECOND, Clock
-from kernel.effects import Applied, Apply, Duplicate, Fenced, Outcome
+from kernel.effects import Applied, Apply, Duplicate, Fenced, Outcome, Unkeepable
 from kernel.epoch import Claim
 from kernel.errors import Failure, Reason
 from kernel.ids import TenantId
@@ -132,7 +132,7 @@ class PartitionLoop:
         for care, part in _narrowing(entries):
             try:
                 return await self._attempt(part, position, care)
-            except ValueError:
+            except Unkeepable:
                 self._w.meter.add(metrics.APPLY_FAILURES, reason=Reason.UNPROCESSABLE_EVENT.name)
         raise Failure(Reason.UNPROCESSABLE_EVENT, "the store refuses a dead letter")
 

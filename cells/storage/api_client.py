@@ -8,7 +8,7 @@ from cells.storage import codec_grpc as codec
 from cells.tracing import HEADER, current_traceparent
 from dataflow.storage.v1 import storage_pb2, storage_pb2_grpc
 from kernel.clock import Clock
-from kernel.effects import Apply, Outcome
+from kernel.effects import Apply, Outcome, Unkeepable
 from kernel.errors import Failure, Reason
 from kernel.limits import APPLY_BYTES_MAX, QUERY_SECONDS_MAX
 
@@ -49,7 +49,7 @@ class GrpcStore:
             answer = await self._stub.Apply(codec.apply_request(apply), timeout=seconds, metadata=_metadata())
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
-                raise ValueError(error.details()) from error
+                raise Unkeepable(error.details()) from error
             raise _failure(error) from error
         return codec.outcome_of(answer)
 

@@ -18,6 +18,7 @@ from cells.storage.store import Store
 from cells.tracing import HEADER, OFF, Spans, traceparent_of
 from dataflow.storage.v1 import query_pb2, query_pb2_grpc, storage_pb2, storage_pb2_grpc
 from kernel.clock import Clock
+from kernel.effects import Unkeepable
 from kernel.errors import Failure, Reason
 from kernel.limits import APPLY_SECONDS_MAX
 
@@ -94,7 +95,7 @@ class StorageGrpc(storage_pb2_grpc.StorageServiceServicer):
         self._spans = spans
 
     async def Apply(self, request: storage_pb2.ApplyRequest, context: Context) -> storage_pb2.ApplyResponse:
-        """One transaction. INVALID_ARGUMENT: the effects do not add up, trying again is useless."""
+        """One transaction. INVALID_ARGUMENT: values that can never be kept, trying again is useless."""
         remaining = context.time_remaining()
         seconds = APPLY_SECONDS_MAX if remaining is None else min(remaining, APPLY_SECONDS_MAX)
         deadline = self._clock.monotonic() + seconds
@@ -104,7 +105,7 @@ class StorageGrpc(storage_pb2_grpc.StorageServiceServicer):
             try:
                 with self._spans.start("storage.apply", parent, kind=SpanKind.SERVER):
                     return codec.apply_response(await self._store.apply(codec.apply_of(request), deadline))
-            except ValueError as error:
+            except Unkeepable as error:
                 raise Failure(Reason.INVALID_FIELD, str(error)) from error
 
         return await _answer(context, answer())

@@ -17,7 +17,20 @@ from cells.storage.held import HELD_RECORDS_MAX, ordinal_in
 from cells.storage.profile import profile_of
 from cells.storage.store import Cursor, Filter, LedgerRow, Listed, Profile, Stored, Traced
 from kernel.clock import Clock, Micros
-from kernel.effects import Applied, Apply, DeadLetter, Duplicate, Effects, EventRow, Fenced, HeldRecord, Outcome, RecordRow, TraitClaim
+from kernel.effects import (
+    Applied,
+    Apply,
+    DeadLetter,
+    Duplicate,
+    Effects,
+    EventRow,
+    Fenced,
+    HeldRecord,
+    Outcome,
+    RecordRow,
+    TraitClaim,
+    Unkeepable,
+)
 from kernel.epoch import Ownership
 from kernel.errors import Failure, Reason
 from kernel.ids import TenantId, message_keys
@@ -206,7 +219,7 @@ def _refuse_nul(effects: Effects) -> None:
     """What no PostgreSQL keeps is refused here too, so that a simulation sees what a cell would do."""
     kept = itertools.chain(effects.rows, effects.records, effects.identities, effects.traits)
     if any(isinstance(field, str) and "\0" in field for one in kept for field in one):
-        raise ValueError("a row that can never be kept: text with a NUL")
+        raise Unkeepable("a row that can never be kept: text with a NUL")
 
 
 def _differ(one: RecordRow, other: RecordRow) -> bool:

@@ -38,6 +38,7 @@ from kernel.effects import (
     Outcome,
     RecordRow,
     TraitClaim,
+    Unkeepable,
 )
 from kernel.epoch import Epoch, Ownership
 from kernel.errors import Failure, Reason
@@ -48,11 +49,13 @@ from kernel.metrics import Meter
 SHARED: Final = "tenants"
 _ATTEMPTS: Final = 3
 _CLAIMS_MAX: Final = 50_000
-# What is refused of a value whenever it is sent: by the server, and by the driver, whose own DataError is a ValueError and which in a
-# COPY raises what its encoder did.
-_NEVER: Final = (asyncpg.DataError, asyncpg.ProgramLimitExceededError, ValueError, OverflowError, TypeError)
 
 Item = TypeVar("Item", EventRow, RecordRow, DeadLetter, HeldRecord, IdentityClaim, TraitClaim, tally.Line)
+
+
+# What is refused of a value whenever it is sent, by the server or the driver. Nothing else is: a defect of ours must stop the partition,
+# not bury what is in it.
+_NEVER: Final = (asyncpg.DataError, asyncpg.ProgramLimitExceededError, Unkeepable)
 
 
 class _Stale(Exception):
@@ -168,7 +171,7 @@ class PostgresStore:
                     self._known = _Known()
                     await self._learn_homes(connection)
                 except _NEVER as error:
-                    raise ValueError("a row that can never be kept: text with a NUL, a key too long, a number too large") from error
+                    raise Unkeepable("a row that can never be kept: text with a NUL, a key too long, a number too large") from error
                 except asyncpg.PostgresError as error:
                     raise Failure(Reason.STORE_UNAVAILABLE, type(error).__name__) from error
         raise Failure(Reason.STORE_UNAVAILABLE, "schemas, day partitions or stored keys keep changing")
@@ -263,6 +266,8 @@ class _Fold:
             await self.connection.copy_records_to_table(f"event_row_{day:%Y%m%d}", schema_name=home, records=rows, columns=EVENT_COLUMNS)
         except (asyncpg.UniqueViolationError, asyncpg.CheckViolationError, asyncpg.UndefinedTableError) as error:
             raise _Stale from error
+        except (ValueError, OverflowError, TypeError) as error:  # in a COPY the driver raises what its encoders do
+            raise Unkeepable from error
 
     async def _records(self, offsets: set[int]) -> None:
         """The records that have new rows."""

@@ -17,9 +17,9 @@ events is stored. A record is known by its partition, offset and received day: t
 place means that the log was replaced under the store, which is Failure(LOG_REPLACED) and changes nothing.
 
 **Ledger.** Per tenant and received hour, in the same transaction: stored, duplicate, quarantined, held. For every apply and
-tenant-hour, their sum grows by exactly `effects.accepted`; effects that do not add up, that do not move the position forward or
-that hold what the store can never keep (text with a NUL, a number of more than 64 bits, a time beyond the calendar) are refused with
-ValueError, and nothing changes.
+tenant-hour, their sum grows by exactly `effects.accepted`. Effects that hold what the store can never keep (text with a NUL, a
+number of more than 64 bits, a time beyond the calendar) are refused with Unkeepable; those that do not add up or do not move the
+position forward with ValueError: a defect, for which nothing may be given up. Then nothing changes.
 
 **Identities and traits** merge commutatively: any order and any repetition of the same claims leads to the same profiles.
 Trait values are last-writer-wins by (at, message_id), ties by value. A component of the identity graph is bounded by

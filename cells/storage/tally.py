@@ -9,7 +9,7 @@ from operator import itemgetter
 from typing import Final
 
 from kernel.clock import Micros, day_of, hour_of
-from kernel.effects import Apply, Effects, EventRow, RecordRow
+from kernel.effects import Apply, Effects, EventRow, RecordRow, Unkeepable
 from kernel.ids import TenantId
 from kernel.limits import INDEX_ROW_BYTES_MAX
 
@@ -66,7 +66,7 @@ def count(apply: Apply) -> Tally:
     if found != Counter(effects.accepted):
         raise ValueError("the effects do not add up to what was accepted")
     if any(4 * (len(claim.node) + len(claim.name)) > _KEY_BYTES_MAX for claim in effects.traits):
-        raise ValueError("a trait's key is longer than an index row may be")
+        raise Unkeepable("a trait's key is longer than an index row may be")
     return tally
 
 
@@ -86,12 +86,12 @@ def _check_numbers(effects: Effects) -> None:
     """A writer other than ingest may leave any number in a log; what no adapter can keep must be told from what cannot be kept now."""
     numbers = {0, *map(_content_hash, effects.rows), *(record.epoch for record in effects.records)}
     if not _BIGINT_MIN <= min(numbers) <= max(numbers) <= _BIGINT_MAX:
-        raise ValueError("a content hash or an epoch of more than 64 bits")
+        raise Unkeepable("a content hash or an epoch of more than 64 bits")
     try:
         for _, hour in effects.accepted:
             day_of(hour)
     except OverflowError as error:
-        raise ValueError("received at a time that no calendar has") from error
+        raise Unkeepable("received at a time that no calendar has") from error
 
 
 def claimed(effects: Effects, tally: Tally) -> frozenset[TenantId]:

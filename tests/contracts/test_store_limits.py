@@ -1,4 +1,4 @@
-"""What a store can keep and what it never can: the largest admissible event passes on every adapter, what is beyond is a ValueError."""
+"""What a store can keep and what it never can: the largest admissible event passes on every adapter, what is beyond is Unkeepable."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 
+from cells.storage import tally
 from kernel import limits
 from kernel.clock import DAY, Micros
-from kernel.effects import Applied, DeadLetter, IdentityClaim, TraitClaim
+from kernel.effects import Applied, DeadLetter, IdentityClaim, TraitClaim, Unkeepable
 from tests.support.storage_room import ACME, EVER, NOW, Room, effects, event, memory_room, postgres_room, room
 
 __all__ = ["memory_room", "postgres_room", "room"]
@@ -41,7 +42,7 @@ async def test_the_largest_of_every_field_is_kept(room: Room) -> None:
 async def test_a_trait_whose_key_fits_no_index_is_refused_and_nothing_changes(room: Room) -> None:
     """On every adapter, so that a simulation sees what PostgreSQL would do."""
     monster = TraitClaim(ACME, "u:ann", _text(1_000), "1", Micros(NOW), "m1")
-    with pytest.raises(ValueError, match="key"):
+    with pytest.raises(Unkeepable, match="key"):
         await room.apply(effects(event("m1"), traits=(monster,)))
     assert await room.apply(effects(event("m1"))) == Applied(1, 0, 0, 0, 0)
 
@@ -57,8 +58,8 @@ async def test_a_trait_whose_key_fits_no_index_is_refused_and_nothing_changes(ro
     ids=str,
 )
 async def test_text_with_a_nul_is_refused_not_retried(room: Room, poison: dict[str, str]) -> None:
-    """ValueError tells the caller that trying again will not help; nothing changes and the store goes on."""
-    with pytest.raises(ValueError, match="never be kept"):
+    """Unkeepable tells the caller that trying again will not help; nothing changes and the store goes on."""
+    with pytest.raises(Unkeepable, match="never be kept"):
         await room.apply(effects(event("m0"), event("m1", **poison)))  # type: ignore[arg-type]  # test values by name
     assert await room.store.positions() == {}
     assert await room.apply(effects(event("m1"))) == Applied(1, 0, 0, 0, 0)
@@ -67,7 +68,7 @@ async def test_text_with_a_nul_is_refused_not_retried(room: Room, poison: dict[s
 @pytest.mark.parametrize("number", ["content_hash", "epoch"])
 async def test_a_number_of_more_than_64_bits_is_refused_not_retried(room: Room, number: str) -> None:
     """A writer other than ingest leaves any in a log; the largest that fits is kept."""
-    with pytest.raises(ValueError, match="64 bits"):
+    with pytest.raises(Unkeepable, match="64 bits"):
         await room.apply(effects(event("m0"), event("m1", **{number: 2**63})))  # type: ignore[arg-type]  # test values by name
     assert await room.store.positions() == {}
     assert await room.apply(effects(event("m1", **{number: 2**63 - 1}))) == Applied(1, 0, 0, 0, 0)  # type: ignore[arg-type]  # as above
@@ -76,7 +77,7 @@ async def test_a_number_of_more_than_64_bits_is_refused_not_retried(room: Room, 
 async def test_a_time_beyond_the_calendar_is_refused_not_retried(room: Room) -> None:
     """Of a dead letter too, whose time nobody else has looked at."""
     letter = DeadLetter(ACME, Micros(2**60), 9, 0, "bad", "UNPROCESSABLE_EVENT", "shape", b"{")
-    with pytest.raises(ValueError, match="calendar"):
+    with pytest.raises(Unkeepable, match="calendar"):
         await room.apply(effects(dead_letters=(letter,)))
     assert await room.store.positions() == {}
 
@@ -86,10 +87,10 @@ async def test_what_the_driver_refuses_is_refused_not_retried(postgres_room: Roo
     """In a COPY, and in a statement where its error looks like one of a broken connection; the store goes on."""
     made = effects(event("m1"))
     for bad in (made.rows[0]._replace(event_at=Micros(2**63)), made.rows[0]._replace(name=7), made.rows[0]._replace(name="\ud800")):  # type: ignore[arg-type]  # what a forged record may hold
-        with pytest.raises(ValueError, match="never be kept"):
+        with pytest.raises(Unkeepable, match="never be kept"):
             await postgres_room.apply(replace(made, rows=(bad,)))
     letter = DeadLetter(ACME, NOW, 2**63, 0, "bad", "UNPROCESSABLE_EVENT", "shape", b"{")
-    with pytest.raises(ValueError, match="never be kept"):
+    with pytest.raises(Unkeepable, match="never be kept"):
         await postgres_room.apply(effects(dead_letters=(letter,)))
     assert await postgres_room.apply(made) == Applied(1, 0, 0, 0, 0)
 
@@ -107,3 +108,20 @@ async def test_an_apply_over_midnight_finds_an_earlier_write_of_the_later_day(ro
     """Partitions are applied out of order: the first write may carry the later day, and the apply hold rows of both."""
     await room.apply(effects(event("m1")))
     assert await room.apply(effects(event("m1", at=NOW - DAY), event("m2"))) == Applied(1, 1, 0, 0, 0)
+
+
+@pytest.mark.postgres
+async def test_a_defect_of_ours_buries_nothing(postgres_room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law: only values that cannot be kept are called so; whatever else goes wrong with a value stops the caller, and nothing changes."""
+    for error in (TypeError, ValueError):
+
+        def broken(*_: object, error: type[Exception] = error) -> None:
+            raise error("a defect")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(tally, "settle", broken)
+            with pytest.raises(error, match="a defect") as raised:
+                await postgres_room.apply(effects(event("m0")))
+            assert not isinstance(raised.value, Unkeepable)
+    assert await postgres_room.store.positions() == {}
+    assert await postgres_room.apply(effects(event("m0"))) == Applied(1, 0, 0, 0, 0)
