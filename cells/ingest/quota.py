@@ -15,15 +15,16 @@ class Bucket(NamedTuple):
     at: float
 
 
-def take(bucket: Bucket | None, plan: Plan, events: int, now: float) -> tuple[Bucket, int | None]:
+def take(bucket: Bucket | None, plan: Plan, events: int, now: float, *, owing: bool = False) -> tuple[Bucket, int | None]:
     """Takes `events` tokens. Gives the bucket after it, and None, or else the whole seconds to wait before the same request.
 
-    A request larger than the whole burst is let through when the bucket is full, and leaves a debt: it could never pass otherwise.
+    A request larger than the whole burst is let through when the bucket is full, and leaves a debt: it could never pass otherwise. In a
+    bucket that several share, `owing` lets every request through that finds a token: else large ones never would beside many small ones.
     """
     if bucket is None:
         bucket = Bucket(plan.burst_events, now)
     tokens = min(plan.burst_events, bucket.tokens + max(0.0, now - bucket.at) * plan.events_per_second)
-    needed = min(float(events), plan.burst_events)
+    needed = min(1.0 if owing else float(events), plan.burst_events)
     if tokens >= needed:
         return Bucket(tokens - events, now), None
     wait = (needed - tokens) / plan.events_per_second if plan.events_per_second > 0 else RETRY_AFTER_SECONDS_MAX

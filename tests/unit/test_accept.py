@@ -1,0 +1,77 @@
+"""The one path of a batch into the log: what came first stands first, and nobody is starved while applies are behind."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections import defaultdict
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cells.admission.table import Tenant
+from cells.eventlog import codec
+from cells.eventlog.memory import MemoryLog
+from cells.ingest import quota
+from cells.ingest.accept import Acceptor, Batch
+from cells.ingest.authenticate import Sender
+from kernel.epoch import Epoch
+from kernel.ids import SourceId, TenantId
+from kernel.limits import Plan
+from kernel.metrics import MemoryMeter
+from tests.support.clock import ManualClock
+from tests.support.records import CELL
+
+PARTITIONS = 4
+
+
+def _event(message_id: str, user: str) -> bytes:
+    return json.dumps({"type": "track", "event": "x", "messageId": message_id, "userId": user}).encode()
+
+
+async def _sent(batches: list[list[str]], spread: int) -> dict[str, list[int]]:
+    """For each user the numbers of the batches in the order in which the log has its events. All batches are there at once, as those of a
+    stream are that have waited for their turn together; a batch is the users of its events."""
+    clock = ManualClock()
+    log = MemoryLog(PARTITIONS, clock)
+    acceptor = Acceptor(CELL, log, clock, MemoryMeter(), lambda: "assigned")
+    sender = Sender(Tenant(TenantId("acme"), CELL, Epoch(1), Plan(spread=spread)), SourceId("web"))
+    await asyncio.gather(
+        *(
+            acceptor.accept(sender, None, Batch([_event(f"{number}-{at}", user) for at, user in enumerate(users)], None), 60.0)
+            for number, users in enumerate(batches)
+        )
+    )
+    found: dict[str, list[int]] = defaultdict(list)
+    for partition in range(PARTITIONS):
+        for entry in await log.fetch(partition, 0, 10_000, 1 << 30, 0.0):
+            for envelope in codec.decode(entry.record.body).envelopes:
+                found[envelope.user_id or ""].append(int(envelope.message_id.partition("-")[0]))
+    return found
+
+
+@given(st.lists(st.lists(st.sampled_from("abcdef"), min_size=1, max_size=4), min_size=2, max_size=8), st.integers(1, PARTITIONS))
+def test_a_users_events_stand_in_the_order_of_their_batches(batches: list[list[str]], spread: int) -> None:
+    """Law: however many partitions a batch goes to, the next one does not overtake it."""
+    found = asyncio.run(_sent(batches, spread))
+    assert sum(map(len, found.values())) == sum(map(len, batches))
+    for numbers in found.values():
+        assert numbers == sorted(numbers)
+
+
+@given(st.integers(1, 1_000), st.integers(1, 100), st.floats(10.0, 10_000.0), st.integers(0, 2**32))
+def test_in_a_shared_bucket_the_large_get_their_turn_beside_the_small(large: int, small: int, rate: float, seed: int) -> None:
+    """Law: who comes again and again is served although small requests, which come as often and in any order, would take all that there
+    is; and over time no more than the rate is taken."""
+    plan = Plan(events_per_second=rate, burst_events=max(1.0, rate / 20))
+    dice, now, taken, served = random.Random(seed), 0.0, 0, 0
+    bucket = quota.Bucket(0.0, 0.0)
+    for _ in range(400):
+        now += small / rate
+        for events in dice.sample((small, large), 2):
+            bucket, wait = quota.take(bucket, plan, events, now, owing=True)
+            taken += events if wait is None else 0
+            served += wait is None and events == large
+    assert served
+    assert taken <= now * rate + max(large, small) + 1
