@@ -133,7 +133,7 @@ def add_processing(process: Process, log: EventLog, store: Applier, local: Postg
     process.every("lag", _LAG_SECONDS, lambda: report_lag(log, store, process.meter))
 
     async def retain() -> None:
-        await expire(log, await store.positions(), process.clock.now())
+        await expire(log, await store.positions(), process.clock.now(), process.config.log_bytes_max)
 
     process.every("log retention", _HOUSEKEEPING_SECONDS, retain)
 

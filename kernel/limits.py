@@ -48,6 +48,7 @@ APPEND_GROUP_BYTES_MAX: Final = 4 * KIB * KIB
 APPEND_GROUP_RECORDS_MAX: Final = 512
 APPEND_QUEUE_BYTES_MAX: Final = 32 * KIB * KIB
 LOG_BYTES_MAX: Final = 20 * KIB * KIB * KIB
+LOG_HIGH_WATER_SHARE: Final = 0.8  # of it: from there on what is applied is kept for fewer days
 LOG_RETENTION_DAYS: Final = 7
 FETCH_BYTES_MAX: Final = 1 * KIB * KIB
 FETCH_RECORDS_MAX: Final = 2_000

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from cells.eventlog.log import Record
-from kernel.clock import Micros
+from kernel.clock import DAY, Micros
 from kernel.epoch import Epoch
 from kernel.errors import Failure, Reason
 from kernel.ids import CellId, SourceId, TenantId, is_name
@@ -25,7 +25,7 @@ VERSION: Final = 1
 OVERHEAD_BYTES_MAX: Final = 4_096
 _FIXED: Final = struct.Struct(">BQqI")
 _LENGTH: Final = struct.Struct(">H")
-_YEAR_9999: Final = Micros(253_370_764_800_000_000)
+_OLDEST_DAYS: Final = 366
 _EPOCH_MAX: Final = 2**63 - 1
 
 Headers = Sequence[tuple[str, bytes | None]]
@@ -56,15 +56,22 @@ def unpack(key: bytes | None, value: bytes | None, headers: Headers, where: str)
     return Record(TenantId(tenant), SourceId(source), CellId(cell), Epoch(epoch), Micros(received_at), events, trace, value)
 
 
-def forged(record: Record) -> str | None:
-    """Why a record that can be unpacked is none of ours all the same: no cell writes it, and none could keep it. None when it is."""
+def forged(record: Record, now: Micros) -> str | None:
+    """Why a record that can be unpacked is none of ours all the same: no cell writes it, and none could keep it. None when it is. The day
+    of its reception becomes a day of the store: it is no stranger's to choose.
+    """
     if not is_name(record.tenant):
         return "its key is no tenant's name"
     if not 1 <= record.events <= RECORD_EVENTS_MAX:
         return f"its header says that it holds {record.events} events"
-    if not 0 <= record.received_at < _YEAR_9999:
-        return "its header says that it was received outside the years 1970 to 9998"
+    if not plausible(record.received_at, now):
+        return "its header says that it was received more than a year ago, or more than a day from now"
     return "its header has an epoch beyond all numbers" if record.epoch > _EPOCH_MAX else None
+
+
+def plausible(received_at: Micros, now: Micros) -> bool:
+    """Whether what is read at `now` can have been received then: the log keeps it for days, and clocks differ by less."""
+    return now - _OLDEST_DAYS * DAY <= received_at <= now + DAY
 
 
 def _texts(header: bytes) -> tuple[str, str, str]:

@@ -25,7 +25,7 @@ from cells.eventlog.kafka_line import Line, told
 from cells.eventlog.kafka_trouble import Trouble
 from cells.eventlog.log import Bounds, Entry, Record
 from kernel import limits
-from kernel.clock import DAY, Clock, Micros
+from kernel.clock import Clock, Micros
 from kernel.epoch import FIRST_EPOCH
 from kernel.errors import Failure, Reason
 from kernel.ids import UNREADABLE, CellId, SourceId
@@ -40,7 +40,6 @@ _PAUSE_SECONDS: Final = 0.05
 _OUT_OF_RANGE: Final = 1
 _UNCOMMITTED: Final = 0
 # A stranger's record may have waited for long, but not for longer.
-_OLDEST_DAYS: Final = 366
 # What stands before a batch: its first offset and the length of what follows.
 _HEAD: Final = struct.Struct(">qi")
 
@@ -102,7 +101,7 @@ class Rest:
         at = Micros(one.timestamp * 1_000)
         try:
             record = headers.unpack(one.key, one.value, one.headers, f"{self._where}, offset {one.offset}")
-            why = headers.forged(record)
+            why = headers.forged(record, self._now)
         except Failure as failure:
             why = failure.detail
         return Entry(one.offset, at, record if why is None else self._unreadable(at, why, one.key, one.value, one.headers))
@@ -110,7 +109,7 @@ class Rest:
     def _unreadable(self, at: Micros, why: str, key: bytes | None, value: bytes | None, held: headers.Headers) -> Record:
         """Nothing that the record says of itself is believed but its time, if it can be: it decides in which day the store keeps it."""
         body = codec.foreign(why, key, value, held)
-        received_at = at if self._now - _OLDEST_DAYS * DAY <= at <= self._now + DAY else self._now
+        received_at = at if headers.plausible(at, self._now) else self._now
         return Record(UNREADABLE, SourceId(""), CellId(""), FIRST_EPOCH, received_at, 1, "", body)
 
 

@@ -108,4 +108,6 @@ def dangers(standing: Standing) -> list[str]:
         found.append(f"max.message.bytes is {size}, not {MESSAGE_BYTES_MAX}: the largest batches would be refused")
     if standing.replication > 1 and standing.min_in_sync < 2:
         found.append("min.insync.replicas is 1: one lost disk would lose acknowledged records")
+    if standing.replication == 1 and (flush := standing.settings.get("flush.messages")) != "1":
+        found.append(f"flush.messages is {flush}, not 1: of one copy, what is acknowledged must be on the disk, not only in memory")
     return found

@@ -80,10 +80,10 @@ class Fold:
         try:
             columns = codec.decode_columns(record.body)
         except codec.Undecodable as error:
-            self._bury_record(entry, str(error))
+            yield from self._bury_record(entry, str(error))
             return
         if len(columns.message_ids) != record.events:
-            self._bury_record(entry, f"{len(columns.message_ids)} envelopes where the header says {record.events}")
+            yield from self._bury_record(entry, f"{len(columns.message_ids)} envelopes where the header says {record.events}")
             return
         self._bytes += sum(map(len, columns.payloads))
         yield from self._take(entry, columns)
@@ -162,13 +162,14 @@ class Fold:
         payload = columns.payloads[ordinal]
         self._dead.append(DeadLetter(record.tenant, record.received_at, entry.offset, ordinal, message_id, reason, detail, payload))
 
-    def _bury_record(self, entry: Entry, detail: str) -> None:
+    def _bury_record(self, entry: Entry, detail: str) -> Iterator[None]:
         """One dead letter per event of the header's count, so that the ledger adds up; the first keeps the bytes."""
         record, reason = entry.record, Reason.UNDECODABLE_RECORD.name
-        self._dead.extend(
-            DeadLetter(record.tenant, record.received_at, entry.offset, ordinal, "", reason, detail, record.body if ordinal == 0 else b"")
-            for ordinal in range(record.events)
-        )
+        for ordinal in range(record.events):
+            body = b"" if ordinal else record.body
+            self._dead.append(DeadLetter(record.tenant, record.received_at, entry.offset, ordinal, "", reason, detail, body))
+            if ordinal % SLICE_EVENTS_MAX == SLICE_EVENTS_MAX - 1:
+                yield
 
 
 def fold(partition: int, entries: Sequence[Entry], held: Set[TenantId] = frozenset(), care: Care = Care.QUICK) -> Effects:

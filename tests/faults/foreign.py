@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from tests.faults.placement import Party
 
+_DAY_MICROS: Final = 86_400_000_000
 _GARBAGE: Final = b"\xde\xad\xbe\xef not ours"
 
 
@@ -20,8 +22,9 @@ class Foreign(NamedTuple):
     packed: bool = False
 
 
-def header(version: int = 1, received_at: int = 1_790_000_000_000_000, events: int = 2, source: bytes = b"web") -> bytes:
+def header(version: int = 1, days_from_now: int = 0, events: int = 2, source: bytes = b"web") -> bytes:
     """What our header looks like, written by a stranger."""
+    received_at = time.time_ns() // 1_000 + days_from_now * _DAY_MICROS
     texts = b"".join(struct.pack(">H", len(text)) + text for text in (source, b"eu-west-1-a", b""))
     return struct.pack(">BQqI", version, 1, received_at, events) + texts
 
@@ -43,7 +46,9 @@ VARIANTS: Final[dict[str, Variant]] = {
     "a key that is no name": lambda _: Foreign(b"\x00\x92\xc0\x90", b"No Tenant\xff", ours(header())),
     "no value": lambda key: Foreign(None, key, ours(header())),
     "more events than a record holds": lambda key: Foreign(_GARBAGE, key, ours(header(events=0xFFFFFFFF))),
-    "a time beyond all calendars": lambda key: Foreign(_GARBAGE, key, ours(header(received_at=2**62))),
+    "a time beyond all calendars": lambda key: Foreign(_GARBAGE, key, ours(header(days_from_now=10**7))),
+    "a time in many years": lambda key: Foreign(_GARBAGE, key, ours(header(days_from_now=800))),
+    "a time long ago": lambda key: Foreign(_GARBAGE, key, ours(header(days_from_now=-800))),
     "a garbage body": lambda key: Foreign(b"\x01" + _GARBAGE, key, ours(header())),
     "a body of a newer format": lambda key: Foreign(b"\x07" + _GARBAGE, key, ours(header(events=3))),
     "an empty body": lambda key: Foreign(b"", key, ours(header(events=1))),
@@ -71,7 +76,11 @@ def weigh(key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes
     if value is None or tenant not in parties or len(said) < _FIXED or said[0] != 1 or not _whole(said):
         return Weight(unreadable, 1)
     epoch, received_at, events = (int.from_bytes(said[at:end], "big", signed=at == 9) for at, end in ((1, 9), (9, 17), (17, 21)))
-    if epoch > _EPOCH_MAX or not 1 <= events <= _EVENTS_MAX or not 0 <= received_at < _YEAR_9999_MICROS:
+    if (
+        epoch > _EPOCH_MAX
+        or not 1 <= events <= _EVENTS_MAX
+        or not -366 * _DAY_MICROS <= received_at - time.time_ns() // 1_000 <= _DAY_MICROS
+    ):
         return Weight(unreadable, 1)
     return Weight(tenant, events)
 
@@ -79,7 +88,6 @@ def weigh(key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes
 _FIXED: Final = 21
 _EPOCH_MAX: Final = 0x7FFFFFFFFFFFFFFF
 _EVENTS_MAX: Final = 100_000
-_YEAR_9999_MICROS: Final = 253_370_764_800_000_000
 
 
 def _whole(said: bytes) -> bool:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import time
 
 from cells.eventlog import codec
 from cells.eventlog.envelope import Body, Envelope
 from cells.eventlog.log import Record
-from kernel.clock import Micros
+from kernel.clock import DAY, Micros
 from kernel.epoch import Epoch
 from kernel.ids import CellId, SourceId, TenantId
 from tests.support.clock import START
+
+TODAY = Micros(time.time_ns() // 1_000 // DAY * DAY)
 
 CELL = CellId("eu-west-1-a")
 TENANT = TenantId("acme-retail")
@@ -34,5 +37,6 @@ def record(*envelopes: Envelope, tenant: TenantId = TENANT, received_at: Micros 
 
 
 def blob(text: str, size: int = 0) -> Record:
-    """A record whose body is told from others by `text`; at least `size` bytes."""
-    return Record(TENANT, SourceId("web"), CELL, Epoch(1), START, 1, "", text.encode().ljust(size, b"."))
+    """A record whose body is told from others by `text`; at least `size` bytes. It was received today: a log on real brokers refuses what
+    is too old to be ours."""
+    return Record(TENANT, SourceId("web"), CELL, Epoch(1), TODAY, 1, "", text.encode().ljust(size, b"."))

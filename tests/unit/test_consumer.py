@@ -17,8 +17,8 @@ from cells.processing.partition import PartitionLoop, Wiring
 from cells.processing.pipeline import Fold, fold
 from cells.storage.memory import MemoryStore
 from cells.tracing import OFF
-from kernel.clock import DAY
-from kernel.effects import Apply, Outcome, Position
+from kernel.clock import DAY, Micros
+from kernel.effects import Apply, Outcome, Position, Unkeepable
 from kernel.epoch import Claim, Epoch, Ownership
 from kernel.errors import Failure, Reason
 from kernel.ids import TenantId, message_keys
@@ -170,7 +170,7 @@ class PoisonedStore(MemoryStore):
     async def apply(self, apply: Apply, deadline: float) -> Outcome:
         poison = message_keys(TENANT, ["poison"])[0]
         if any(row.message_key == poison for row in apply.effects.rows):
-            raise ValueError("a key too long")
+            raise Unkeepable("a key too long")
         return await super().apply(apply, deadline)
 
 
@@ -262,6 +262,22 @@ async def test_retention_drops_old_days_but_never_what_is_not_applied(room: Room
     await room.store.apply(Apply(fold(0, await room.log.fetch(0, 0, 1, 1, 0.0)), room.claim, 0, 1), 1e9)
     assert await expire(room.log, await room.store.positions(), room.clock.now()) == 1
     assert (await room.log.bounds())[0] == (1, 2)
+
+
+async def test_a_log_that_is_nearly_full_keeps_fewer_days(room: Room) -> None:
+    """Law: a day less at each call, oldest first, as long as too much is there; today's records and what is not applied stay."""
+    for name in "abcd":
+        await room.append(name)
+        room.clock.advance(DAY / 1_000_000)
+    positions, now = {0: 3}, room.clock.now()
+    size = await room.log.size_bytes()
+    assert await expire(room.log, positions, now, 10 * size) == 0
+    for kept in (3, 2, 1):
+        assert await expire(room.log, positions, now, size // 8) == 1
+        first, end = (await room.log.bounds())[0]
+        assert end - first == kept
+    assert await expire(room.log, positions, now, size // 8) == 0, "what is not applied"
+    assert await expire(room.log, {0: 4}, Micros(now + DAY), size // 8) == 1
 
 
 class Hesitant(MemoryLog):

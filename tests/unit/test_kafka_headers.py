@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from cells.eventlog import headers
 from cells.eventlog.log import Record
 from cells.eventlog.topics import MESSAGE_BYTES_MAX
-from kernel.clock import Micros
+from kernel.clock import DAY, Micros
 from kernel.epoch import Epoch
 from kernel.errors import Failure, Reason
 from kernel.ids import UNREADABLE, CellId, SourceId, TenantId
 from kernel.limits import RECORD_BYTES_MAX
-from tests.support.records import blob
+from tests.support.records import TODAY, blob
 
 names = st.text(min_size=1, max_size=63)
 records = st.builds(
@@ -85,8 +85,8 @@ def test_what_somebody_else_wrote_is_refused(key: bytes | None, value: bytes | N
 )
 def test_what_no_cell_writes_is_told_from_what_one_does(fields: dict[str, Any]) -> None:
     """Law: a header whose numbers no store could keep, or whose tenant is none, is not taken for one of ours."""
-    assert headers.forged(blob("x")) is None
-    assert headers.forged(dataclasses.replace(blob("x"), **fields)) is not None
+    assert headers.forged(blob("x"), TODAY) is None
+    assert headers.forged(dataclasses.replace(blob("x"), **fields), TODAY) is not None
 
 
 def test_no_cut_is_taken_for_a_whole_header() -> None:
@@ -106,3 +106,10 @@ def test_the_largest_record_fits_a_message() -> None:
     around = len(key) + sum(len(name) + len(data or b"") for name, data in packed)
     batch_head, record_head = 61, 40
     assert RECORD_BYTES_MAX + around + batch_head + record_head <= MESSAGE_BYTES_MAX
+
+
+@pytest.mark.parametrize(("days", "well"), [(-365, True), (0, True), (1, True), (-400, False), (2, False), (10**6, False)])
+def test_a_stranger_does_not_choose_the_days_of_the_store(days: int, well: bool) -> None:
+    """Law: what says that it was received long ago, or in days to come, is none of ours."""
+    record = dataclasses.replace(blob("x"), received_at=Micros(TODAY + days * DAY))
+    assert (headers.forged(record, TODAY) is None) == well

@@ -57,7 +57,14 @@ def test_each_difference_is_said(standing: Standing, said: str) -> None:
 def test_a_replicated_topic_of_one_copy_in_sync_is_a_danger() -> None:
     """Law: replicas that need not have a record do not make it durable; without replicas there is nothing to ask for."""
     assert any("one lost disk" in danger for danger in dangers(changed(min_insync_replicas="1")))
-    assert not dangers(dataclasses.replace(changed(min_insync_replicas="1"), replication=1))
+    assert not dangers(dataclasses.replace(changed(min_insync_replicas="1", flush_messages="1"), replication=1))
+
+
+@pytest.mark.parametrize("flush", ["9223372036854775807", "2"])
+def test_a_topic_of_one_copy_that_is_not_flushed_is_a_danger(flush: str) -> None:
+    """Law: what one broker acknowledges from its memory is lost with its power; of several copies another one has it."""
+    assert any("flush.messages" in danger for danger in dangers(dataclasses.replace(changed(flush_messages=flush), replication=1)))
+    assert not dangers(changed(flush_messages=flush))
 
 
 def test_one_copy_waits_for_its_disk() -> None:
