@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 import os
-import subprocess
 import sys
-import tarfile
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -33,24 +30,9 @@ from tests.upgrade import applier
 
 pytestmark = pytest.mark.postgres
 
-# The last version whose store kept each event's text in a row of its own.
-PREVIOUS = "c3e14c9"
-ROOT = Path(__file__).parents[2]
 TENANTS = ("acme", "globex", "very-important")
 DEDICATED = "very-important"
 _ANSWER_SECONDS = 30.0
-
-
-@pytest.fixture(scope="module")
-def previous(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The previous version's code, out of the history."""
-    folder = tmp_path_factory.mktemp("previous")
-    found = subprocess.run(["git", "archive", PREVIOUS, "cells", "kernel", "proto/gen"], cwd=ROOT, capture_output=True, check=False)
-    if found.returncode:
-        pytest.fail(f"the history has no commit {PREVIOUS}, so no upgrade from it can be tested: fetch all of it ({found.stderr.decode()})")
-    with tarfile.open(fileobj=io.BytesIO(found.stdout)) as archive:
-        archive.extractall(folder, filter="data")
-    return folder
 
 
 class Applier:
