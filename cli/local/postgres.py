@@ -32,7 +32,9 @@ _BUFFERS_MIB: Final = (128, 1_024)
 _SETTINGS: Final = {
     "max_connections": "100",
     "wal_level": "replica",
-    "max_wal_size": "1GB",
+    # A checkpoint has each page that is met after it written whole into the WAL, and the indexes are met at random: with many of them,
+    # pages are most of the bytes. It is used under load only, and is what a killed server reads again.
+    "max_wal_size": "4GB",
     "max_parallel_workers_per_gather": "0",
     "listen_addresses": "127.0.0.1",
     "log_line_prefix": "%m [%p] %q%u@%d ",
