@@ -30,6 +30,7 @@ from bench.workload import Protocol
 from cli.local.layout import LOGS, Log
 
 OUTPUT: Final = Path("build/bench")
+WARMUP_SECONDS: Final = 5.0
 
 
 @click.command()
@@ -39,8 +40,9 @@ OUTPUT: Final = Path("build/bench")
 @click.option("--rate", type=float, help="new events per second instead of the scenario's")
 @click.option("--batch", type=int, help="events per request instead of the scenario's")
 @click.option("--seconds", type=float, help="length of a run instead of the scenario's")
+@click.option("--times", type=click.IntRange(1, 20), default=1, show_default=True, help="play it so often: medians, with their spread")
 @click.option("--route", type=click.Choice(("edge", "zone")), default="edge", show_default=True, help="the edge, or the zone's endpoint")
-@click.option("--warmup", default=5.0, show_default=True, help="first seconds that no latency is taken of")
+@click.option("--warmup", default=WARMUP_SECONDS, show_default=True, help="first seconds that no latency is taken of")
 @click.option("--sabotage", type=click.Choice(("", "loss", "double", "pause")), default="", help="a negative control")
 @click.option("--output", type=click.Path(path_type=Path), help=f"a JSON file; a picture comes beside it  [default: in {OUTPUT}/]")
 def main(
@@ -50,6 +52,7 @@ def main(
     rate: float | None,
     batch: int | None,
     seconds: float | None,
+    times: int,
     route: Route,
     warmup: float,
     sabotage: Sabotage,
@@ -58,13 +61,17 @@ def main(
     """One scenario, its figures at the end."""
     console, whole = Console(width=120), SCENARIOS[name]
     scenario = altered(whole, rate, batch, seconds)
+    given = {"rate": rate, "batch": batch, "route": route if route != "edge" else None, "sabotage": sabotage or None}
+    given["warm-up"] = warmup if warmup > WARMUP_SECONDS else None
+    changes = tuple(f"{name} {value}" for name, value in given.items() if value is not None)
     how = How(protocol, route, warmup, sabotage)
 
     async def played() -> Played:
         teller = Teller(console)
         async with one_cell(teller.say, log) as bench:
             command = " ".join(["python -m bench.cell", *sys.argv[1:]])
-            return await play(bench, scenario, how, teller, command, short=scenario.seconds < whole.seconds)
+            short = scenario.seconds < whole.seconds
+            return await play(bench, scenario, how, teller, command, short=short, times=times, altered=changes)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         found = runner.run(played())

@@ -2,7 +2,8 @@
 
     python -m bench.figures [--log kafka] [--only noisy --only growth]
 
-Writes docs/figures/<scenario>.json and a picture for each; `python -m bench.cell --scenario <scenario>` plays one at its full length. Exit
+Writes docs/figures/<scenario>-<protocol>.json and a picture for each; `python -m bench.cell --scenario <scenario>` plays one at its full
+length. Exit
 code 2 when a run is void; a promise that is missed stands in the table.
 """
 
@@ -39,15 +40,15 @@ async def _all(scenarios: list[Scenario], log: Log, teller: Teller, output: Path
 async def _one(bench: Bench, scenario: Scenario, teller: Teller, output: Path) -> list[Played]:
     """Files are written as they come, so that a run which is interrupted leaves those before it."""
     short, found = replace(scenario, seconds=scenario.short_seconds), []
-    name = scenario.name + ("-kafka" if bench.log == "kafka" else "")
     for protocol in scenario.protocols:
+        path = output / f"{scenario.name}-{protocol}{'-kafka' if bench.log == 'kafka' else ''}.json"
         command = f"python -m bench.cell --scenario {scenario.name} --protocol {protocol} --seconds {short.seconds:g}"
         if short.events_per_second != SCENARIOS[scenario.name].events_per_second:
             command += f" --rate {short.events_per_second:g}"
         command += " --log kafka" if bench.log == "kafka" else ""
         found.append(await play(bench, short, How(protocol, warmup_seconds=_WARMUP_SECONDS), teller, command, short=True))
-        picture.draw(output / f"{name}-{protocol}.svg", f"{scenario.name}, {protocol}, log in {bench.log}", found[-1].shown)
-    report.write(output / f"{name}.json", report.document(found))
+        picture.draw(path.with_suffix(".svg"), f"{scenario.name}, {protocol}, log in {bench.log}", found[-1].shown)
+        report.write(path, report.document(found[-1:]))
     return found
 
 

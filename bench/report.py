@@ -20,13 +20,15 @@ from bench.scenarios import Scenario
 
 @dataclass(frozen=True)
 class Played:
-    """A scenario's runs over one protocol, what they show, and the command that does the same. `short`: shorter than was promised."""
+    """A scenario's runs over one protocol, what they show, and the command that does the same. `short`: shorter than was promised;
+    `altered` names what else differs from the scenario."""
 
     scenario: Scenario
     runs: Sequence[Run]
     rows: Sequence[Row]
     command: str
     short: bool
+    altered: tuple[str, ...] = ()
 
     @property
     def holds(self) -> bool:
@@ -50,11 +52,21 @@ def document(played: Sequence[Played]) -> dict[str, object]:
         "scenario": played[0].scenario.name,
         "about": played[0].scenario.about,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip(),
+        "commit": _commit(),
         "hardware": resources.hardware(),
         "rows": [_entry(one, row) for one in played for row in one.rows],
         "runs": [run.json() for one in played for run in one.runs],
     }
+
+
+def _commit() -> str:
+    """The code that was measured; with `+changed` when it is not what was committed. Figures and their page are no code."""
+    changed = _git("status", "--porcelain", "--", ".", ":!docs")
+    return _git("rev-parse", "HEAD") + ("+changed" if changed else "")
+
+
+def _git(*command: str) -> str:
+    return subprocess.run(["git", *command], capture_output=True, text=True, check=False).stdout.strip()
 
 
 def _entry(played: Played, row: Row) -> dict[str, object]:
@@ -69,6 +81,7 @@ def _entry(played: Played, row: Row) -> dict[str, object]:
         "holds": played.holds,
         "disturbed": any(run.disturbed for run in played.runs),
         "short": played.short,
+        "altered": list(played.altered),
         "command": played.command,
     }
     reached = {} if row.reached is None else {"reached": row.reached}
@@ -114,7 +127,7 @@ def show_rows(console: Console, played: Sequence[Played]) -> None:
         for row in one.rows:
             label = f"{one.runs[0].protocol}{', ' if row.label else ''}{row.label}"
             word = "[red]VOID[/red]" if not one.holds else {True: "reached", False: "[red]missed[/red]", None: ""}[row.reached]
-            notes = (word, "disturbed" if any(run.disturbed for run in one.runs) else "", "short" if one.short else "")
+            notes = (word, "disturbed" if any(run.disturbed for run in one.runs) else "", "short" if one.short else "", *one.altered)
             spread = "" if row.spread is None else f" ({row.spread[0]:,.3g} to {row.spread[1]:,.3g})"
             table.add_row(
                 one.scenario.name, f"{row.id} {label}", row.target, f"{row.figure:,.4g} {row.unit}{spread}", ", ".join(filter(None, notes))

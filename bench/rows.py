@@ -6,7 +6,7 @@ import math
 import statistics
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from bench.latency import KINDS
@@ -20,7 +20,8 @@ SINGLE_P99_MS: Final = 100.0
 P50_MS: Final = 100.0
 P99_MS: Final = 500.0
 OVERLOAD_P99_MS: Final = 1_000.0
-OVERLOAD_MIB: Final = 512.0
+CELL_MIB: Final = 512.0
+UNSERVED_PERCENT: Final = 0.1
 RECOVERY_SECONDS: Final = 5.0
 NEIGHBOUR_PERCENT: Final = 20.0
 GROWTH_PERCENT: Final = 10.0
@@ -61,8 +62,15 @@ def below(id_: str, label: str, figure: float, unit: str, bound: float, spread: 
     return Row(id_, label, figure, unit, f"< {bound:,g} {unit}", figure < bound, spread)
 
 
+def lost_patience(id_: str, label: str, runs: Sequence[Run], bound: float | None = UNSERVED_PERCENT) -> Row:
+    """What was sent and not acknowledged, refused or unanswered, of the first stream: no latency tells of it."""
+    worst = max(run.unserved_percent for run in runs)
+    name = f"{label}{', ' if label else ''}not acknowledged"
+    return Row(id_, name, worst, "% of events") if bound is None else below(id_, name, worst, "% of events", bound)
+
+
 def _throughput(scenario: Scenario, runs: Sequence[Run]) -> list[Row]:
-    return [at_least("P1", "", runs[0].queryable_per_second, "events/s", THROUGHPUT)]
+    return [at_least("P1", "", runs[0].queryable_per_second, "events/s", THROUGHPUT), lost_patience("P1", "", runs, None)]
 
 
 def _latency(label: str) -> Callable[[Scenario, Sequence[Run]], list[Row]]:
@@ -71,6 +79,7 @@ def _latency(label: str) -> Callable[[Scenario, Sequence[Run]], list[Row]]:
         return [
             below("P2", f"{label}p50", found.get("p50", math.nan), "ms", P50_MS),
             below("P2", f"{label}p99", found.get("p99", math.nan), "ms", P99_MS),
+            lost_patience("P2", label.rstrip(", "), runs),
         ]
 
     return rows
@@ -81,23 +90,28 @@ def _single(scenario: Scenario, runs: Sequence[Run]) -> list[Row]:
     return [
         at_least("P3", "", runs[0].acknowledged_per_second, "requests/s", SINGLE),
         below("P3", "p99", p99, "ms", SINGLE_P99_MS),
+        lost_patience("P3", "", runs, None),
     ]
 
 
 def _growth(scenario: Scenario, runs: Sequence[Run]) -> list[Row]:
-    """CPU of what an event passes through, at the highest rate against the lowest."""
-    low, high = runs[0], runs[-1]
-    rise = (high.path_cpu_per_million / max(low.path_cpu_per_million, 1e-9) - 1) * 100
+    """CPU of what an event passes through, at each higher rate against the lowest."""
+    low = runs[0]
+    rises = [(run, (run.path_cpu_per_million / max(low.path_cpu_per_million, 1e-9) - 1) * 100) for run in runs[1:]]
     return [
-        Row(
-            "P9",
-            f"CPU per event, from {low.take.label} to {high.take.label}",
-            rise,
-            "%",
-            f"<= {GROWTH_PERCENT:g} %",
-            rise <= GROWTH_PERCENT,
+        *(
+            Row(
+                "P9",
+                f"CPU per event, from {low.take.label} to {run.take.label}",
+                rise,
+                "%",
+                f"<= {GROWTH_PERCENT:g} %",
+                rise <= GROWTH_PERCENT,
+            )
+            for run, rise in rises
         ),
-        *(Row("P9", f"{run.take.label}, memory of the cell's process", run.peak_mib["cell"], "MiB") for run in runs),
+        *(below("P9", f"{run.take.label}, memory of the cell's process", run.peak_mib["cell"], "MiB", CELL_MIB) for run in runs),
+        lost_patience("P9", "", runs),
     ]
 
 
@@ -106,8 +120,10 @@ def _noisy(scenario: Scenario, runs: Sequence[Run]) -> list[Row]:
     p99 = [(run.take.label, run.latency("queryable").get("p99", math.nan)) for run in runs]
     pairs = [dict(p99[at : at + 2]) for at in range(0, len(p99), 2)]
     rises = [(pair["beside"] / pair["alone"] - 1) * 100 for pair in pairs]
+    spread = min(rises), max(rises)
     return [
-        below("P8", "p99 to queryable, with against without", statistics.median(rises), "%", NEIGHBOUR_PERCENT, (min(rises), max(rises)))
+        below("P8", "p99 to queryable, with against without", statistics.median(rises), "%", NEIGHBOUR_PERCENT, spread),
+        lost_patience("P8", "victims", runs),
     ]
 
 
@@ -120,7 +136,7 @@ def _overload(scenario: Scenario, runs: Sequence[Run]) -> list[Row]:
     return [
         *(below("R1", f"p99 to {kind}", run.latency(kind, since, until).get("p99", math.nan), "ms", OVERLOAD_P99_MS) for kind in KINDS),
         below("R1", "back to normal after", recovery_seconds(run, until), "s", RECOVERY_SECONDS),
-        below("R1", "memory of the cell's process", run.peak_mib["cell"], "MiB", OVERLOAD_MIB),
+        below("R1", "memory of the cell's process", run.peak_mib["cell"], "MiB", CELL_MIB),
         Row("R1", "refused", 100 * refused.total() / sent, "% of requests"),
         Row("R1", "refused, but not with 429 or RESOURCE_EXHAUSTED", otherwise, "% of requests", "0 %", otherwise == 0),
     ]
@@ -149,7 +165,7 @@ def _catchup(scenario: Scenario, runs: Sequence[Run]) -> list[Row]:
     assert run.take.held is not None
     live, since = scenario.events_per_second, run.take.held[1]
     until = caught_up_at(run, since)
-    backlog = run.samples.batch * bisect_left(run.samples.due, since)
+    backlog = run.samples.batch * sum(not math.isnan(moment) for moment in run.samples.acknowledged[: bisect_left(run.samples.due, since)])
     applied = run.samples.batch * sum(since < moment <= until for moment in run.samples.queryable)
     times = applied / max(until - since, 1e-9) / live
     reached = times >= CATCH_UP_TIMES and until < run.take.load.seconds
@@ -160,6 +176,7 @@ def _catchup(scenario: Scenario, runs: Sequence[Run]) -> list[Row]:
         below("R2", "p99 to acknowledged meanwhile", meanwhile, "ms", P99_MS),
         Row("R2", "p99 to acknowledged afterwards", run.latency("acknowledged", until).get("p99", math.nan), "ms"),
         Row("R2", "caught up after", until - since, "s"),
+        lost_patience("R2", "", runs),
     ]
 
 
@@ -171,6 +188,18 @@ def caught_up_at(run: Run, since: float) -> float:
     seconds = (since + second for second in range(math.floor(end - since)))
     calm = next((at for at in seconds if run.latency("queryable", at, at + 1).get("p99", math.inf) < P99_MS), end)
     return max(calm, since, *backlog)
+
+
+def merged(times: Sequence[Sequence[Row]]) -> list[Row]:
+    """The rows of a scenario that was played several times: each the median, with the lowest and the highest; reached when all were."""
+    if len(times) == 1:
+        return list(times[0])
+    found = []
+    for rows in zip(*times, strict=True):
+        figures = [row.figure for row in rows]
+        reached = None if rows[0].reached is None else all(row.reached for row in rows)
+        found.append(replace(rows[0], figure=statistics.median(figures), reached=reached, spread=(min(figures), max(figures))))
+    return found
 
 
 _ROWS: Final[Mapping[str, Callable[[Scenario, Sequence[Run]], list[Row]]]] = {

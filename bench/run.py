@@ -67,6 +67,12 @@ class Run:
         """CPU seconds of everything that an event passes through."""
         return sum(seconds for kind, seconds in self.cpu_per_million.items() if kind in PATH)
 
+    @property
+    def unserved_percent(self) -> float:
+        """Of the first stream's requests those that were due and never acknowledged, whether they were refused, unanswered or not sent."""
+        ours = [math.isnan(moment) for moment, stream in zip(self.samples.acknowledged, self.samples.stream, strict=True) if stream == 0]
+        return 100 * sum(ours) / max(1, len(ours))
+
     def latency(self, kind: Kind, since: float = 0.0, until: float = math.inf) -> dict[str, float]:
         """Percentiles in milliseconds of what was due between two seconds."""
         return percentiles(self.samples.histogram(kind, max(since, self.warmup_seconds), until))
@@ -85,6 +91,7 @@ class Run:
             "batch": batch,
             "offered_events_per_second": round(self.take.load.events / self.take.load.seconds),
             "seconds": self.take.load.seconds,
+            "warmup_seconds": self.warmup_seconds,
             "sent": self.sent * batch,
             "repeats": (outcomes.sent - self.sent) * batch,
             "acknowledged": verdict.acknowledged,

@@ -1,7 +1,8 @@
 """What requests hold: Segment-like events of ~600 bytes with skewed users, as JSON or as protobuf. Pure.
 
 The generator shares the machine with what it measures. So a request's body is a template that was rendered before the run, with one
-patch of bytes between its pieces: the part of the message ids that tells requests apart, and the time. That costs ~0.1 us an event.
+patch of bytes between its pieces: the part of the message ids that tells requests apart, and the time. That costs ~0.1 us an event. One
+event in fifty is of a user and a device that nobody has seen.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ RUN_CHARS: Final = 8
 _USERS: Final = 50_000
 _SHAPES: Final = 4_000
 _IDENTIFY_EVERY: Final = 20
+_NEWCOMER_EVERY: Final = 50
+# Where an event of somebody new has what tells requests apart: as long as what it is replaced by.
+_NEWCOMER: Final = b"@newcomer@newcom"
 _NAMES: Final = ("Order Completed", "Product Viewed", "Product Added", "Cart Viewed", "Checkout Started", "Search Performed")
 _EVENTS_FIELD: Final = b"\x0a"
 _MESSAGE_ID_FIELD: Final = b"\x0a%c" % ID_CHARS
@@ -67,10 +71,11 @@ def _rest_of_id(run: str, request: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A request without its patches. `path` is for HTTP."""
+    """A request without its patches. `path` is for HTTP; `newcomers` tells whether somebody new is in it."""
 
     path: bytes
     pieces: tuple[bytes, ...]
+    newcomers: bool
 
 
 class Bodies:
@@ -92,21 +97,23 @@ class Bodies:
 
     def make(self, request: int, now: Micros) -> bytes:
         """The body of a request whose events happened, and that was sent, at `now`."""
-        pieces = self._templates[request % len(self._templates)].pieces
+        template = self._templates[request % len(self._templates)]
         rest = _rest_of_id(self._run, request).encode()
         if self._protocol == "http":
             when = iso(now).encode()
-            body = (b'%b","timestamp":"%b' % (rest, when)).join(pieces)
-            return body if self._alone else b'%b%b"}' % (body, when)
-        time = _time(now)
-        return (rest + _TIMESTAMP_FIELD + b"%c" % _TIME_BYTES + time).join(pieces) + _SENT_AT_FIELD + b"%c" % _TIME_BYTES + time
+            body = (b'%b","timestamp":"%b' % (rest, when)).join(template.pieces)
+            body = body if self._alone else b'%b%b"}' % (body, when)
+        else:
+            time = _time(now)
+            body = (rest + _TIMESTAMP_FIELD + b"%c" % _TIME_BYTES + time).join(template.pieces)
+            body += _SENT_AT_FIELD + b"%c" % _TIME_BYTES + time
+        return body.replace(_NEWCOMER, rest[-len(_NEWCOMER) :]) if template.newcomers else body
 
 
 def _json_template(shapes: list[dict[str, object]]) -> Template:
     events = [b'{"messageId":"%b|",%b' % (_position(at).encode(), msgspec.json.encode(shape)[1:]) for at, shape in enumerate(shapes)]
-    if len(events) == 1:
-        return Template(f"/v1/{shapes[0]['type']}".encode(), tuple(events[0].split(b"|")))
-    return Template(b"/v1/batch", tuple((b'{"batch":[%b],"sentAt":"' % b",".join(events)).split(b"|")))
+    text = events[0] if len(events) == 1 else b'{"batch":[%b],"sentAt":"' % b",".join(events)
+    return Template(b"/v1/batch" if len(events) > 1 else f"/v1/{shapes[0]['type']}".encode(), tuple(text.split(b"|")), _NEWCOMER in text)
 
 
 def _protobuf_template(shapes: list[dict[str, object]]) -> Template:
@@ -117,7 +124,7 @@ def _protobuf_template(shapes: list[dict[str, object]]) -> Template:
         tail = _message(shape)
         pieces[-1] += _EVENTS_FIELD + varint(patched + len(tail)) + _MESSAGE_ID_FIELD + _position(at).encode()
         pieces.append(tail)
-    return Template(b"/v1/batch", tuple(pieces))
+    return Template(b"/v1/batch", tuple(pieces), _NEWCOMER in b"".join(pieces))
 
 
 def _time(now: Micros) -> bytes:
@@ -140,9 +147,12 @@ def varint(value: int) -> bytes:
 
 def _shape(dice: random.Random, number: int) -> dict[str, object]:
     """An event's fields but its id and time. Half of the events come from the most active twentieth of the users."""
-    user = int(_USERS * dice.random() ** 4.3)
+    user: int | str = int(_USERS * dice.random() ** 4.3)
+    device = f"{int(user) * 7919 % 2**48:012x}-device"
+    if number % _NEWCOMER_EVERY == 0:
+        user, device = f"{_NEWCOMER.decode()}-{number}", f"{_NEWCOMER.decode()}-{number}-device"
     kind = "identify" if number % _IDENTIFY_EVERY == 0 else "page" if number % 5 == 1 else "track"
-    shape: dict[str, object] = {"type": kind, "userId": f"user-{user}", "anonymousId": f"{user * 7919 % 2**48:012x}-device"}
+    shape: dict[str, object] = {"type": kind, "userId": f"user-{user}", "anonymousId": device}
     if kind == "identify":
         shape["traits"] = {"plan": dice.choice(("free", "gold", "team")), "email": f"user-{user}@example.com", "city": "Springfield"}
     else:

@@ -212,6 +212,7 @@ def _value(row: dict[str, Any]) -> str:
     """The median with its spread, and what stands against it: a target that was missed, a void run, a disturbed machine, a short run."""
     against = [word for key, word in (("holds", "VOID: events differ"), ("reached", "missed")) if row.get(key, True) is False]
     against += [word for key, word in (("disturbed", "disturbed machine"), ("short", "short run")) if row.get(key)]
+    against += row.get("altered", [])
     spread = row.get("spread")
     between = f" ({_number(spread[0])} to {_number(spread[1])})" if spread and spread[0] != spread[1] else ""
     label = row.get("label") or row.get("protocol")

@@ -21,7 +21,7 @@ from bench.latency import Samples, percentiles
 from bench.outcomes import NO_ANSWER, Outcomes
 from bench.report import Played
 from bench.resources import Spent, Usage, spent
-from bench.rows import Row, recovery_seconds, rows_of
+from bench.rows import Row, merged, recovery_seconds, rows_of
 from bench.run import Run
 from bench.scenarios import SCENARIOS, Scenario, Take
 from bench.schedule import plan
@@ -78,10 +78,11 @@ def with_latency(latency: Latency) -> Callable[[Run], Run]:
 
 def test_throughput_is_what_was_queryable_in_time() -> None:
     """Law: the promised rate is reached when it was offered and queryable at once, missed when the last events came late."""
-    (reached,) = played("throughput")
+    reached, unserved = played("throughput")
+    assert (unserved.label, unserved.figure, unserved.reached) == ("not acknowledged", 0, None)
     assert (reached.id, reached.reached) == ("P1", True)
     assert reached.figure == pytest.approx(25_250, rel=0.01)
-    (missed,) = played("throughput", with_latency(lambda due: due * 0.2))
+    missed, _ = played("throughput", with_latency(lambda due: due * 0.2))
     assert missed.figure == pytest.approx(25_250 / 1.2, rel=0.01)
     assert missed.reached is False
     assert played("throughput", rate=10_000)[0].reached is False
@@ -91,7 +92,7 @@ def test_throughput_is_what_was_queryable_in_time() -> None:
 def test_latency_is_to_queryable(name: str) -> None:
     """Law: the median and p99 are of the time from due to queryable."""
     rows = played(name, rate=1_000)
-    assert [(one.id, one.reached) for one in rows] == [("P2", True), ("P2", True)]
+    assert [(one.id, one.reached) for one in rows] == [("P2", True)] * 3
     assert row(rows, "p99").figure == pytest.approx(20, rel=0.01)
     slow = played(name, with_latency(lambda due: 0.9 if due > 19 else 0.02), rate=1_000)
     assert (row(slow, "p50").reached, row(slow, "p99").reached) == (True, False)
@@ -100,13 +101,13 @@ def test_latency_is_to_queryable(name: str) -> None:
 def test_single_requests_are_counted_when_acknowledged() -> None:
     """Law: the rate and p99 of single requests are those of acknowledgements."""
     rows = played("single", seconds=4)
-    assert [one.reached for one in rows] == [True, True]
+    assert [one.reached for one in rows] == [True, True, None]
     assert row(rows, "p99").figure == pytest.approx(2, rel=0.01)
     assert row(played("single", with_latency(steadily(1.5)), seconds=4), "p99").reached is False
 
 
 def test_growth_compares_what_an_event_costs() -> None:
-    """Law: the rise is of CPU per event on its path, from the lowest rate to the highest; the generator's and the control plane's
+    """Law: the rise is of CPU per event on its path, from the lowest rate to each higher one; the generator's and the control plane's
     do not count."""
     assert played("growth", seconds=4)[0].figure == pytest.approx(0, abs=0.01)
 
@@ -120,7 +121,9 @@ def test_growth_compares_what_an_event_costs() -> None:
     def keep(run: Run) -> Run:
         return run
 
-    rises = {kind: played("growth", keep, keep, dearer(kind), seconds=4)[0] for kind in CPU}
+    rises = {kind: played("growth", keep, keep, dearer(kind), seconds=4)[1] for kind in CPU}
+    in_the_middle = played("growth", keep, dearer("cell"), keep, seconds=4)
+    assert [one.reached for one in in_the_middle[:2]] == [False, True]
     assert rises["postgres"].figure == pytest.approx(1.5 / 5.5 * 100)
     assert [kind for kind in CPU if rises[kind].reached is False] == ["cell", "postgres"]
     assert rises["generator"].figure == rises["control"].figure == pytest.approx(0, abs=0.01)
@@ -133,14 +136,42 @@ def test_a_neighbour_is_felt_or_not() -> None:
     assert [take.label for take in takes[:4]] == ["alone", "beside", "beside", "alone"]
     factors = iter((1.1, 1.3, 1.0, 1.15, 9.0))
     runs = [run_of(take, steadily(0.02 * (next(factors) if take.label == "beside" else 1.0))) for take in takes]
-    (found,) = rows_of(scenario, runs)
+    found, victims = rows_of(scenario, runs)
+    assert (victims.figure, victims.reached) == (0, True)
     assert found.figure == pytest.approx(15, abs=0.5)
     assert found.spread == pytest.approx((0, 800), abs=5)
     assert found.reached is True
 
 
+@pytest.mark.parametrize("name", ["throughput", "half", "climb", "single", "growth", "noisy", "catchup"])
+def test_what_is_not_served_is_said(name: str) -> None:
+    """Law: a latency is of what was acknowledged alone, so each scenario says besides what was not; of a neighbour nobody asks."""
+    scenario = altered(SCENARIOS[name], 1_000, 10, 4)
+    takes = list(scenario.takes())
+    runs = [run_of(take) for take in takes]
+    assert row(rows_of(scenario, runs), "not acknowledged").figure == 0
+    half = run_of(takes[-1], refused=lambda due: int(due * 1e6) % 2 == 0)
+    found = row(rows_of(scenario, [*runs[:-1], half]), "not acknowledged")
+    assert found.figure == pytest.approx(50, abs=8)
+    assert found.reached is (None if name in ("throughput", "single") else False)
+    ours = [stream == 0 for stream in runs[-1].samples.stream]
+    others = array("d", [at if mine else math.nan for at, mine in zip(runs[-1].samples.acknowledged, ours, strict=True)])
+    spared = replace(runs[-1], samples=replace(runs[-1].samples, acknowledged=others))
+    assert row(rows_of(scenario, [*runs[:-1], spared]), "not acknowledged").figure == 0
+
+
+def test_times_are_merged_into_medians() -> None:
+    """Law: of several times the median with the lowest and the highest; reached when every one of them was."""
+    times = [played("half", with_latency(steadily(seconds)), rate=1_000, seconds=8) for seconds in (0.1, 0.7, 0.2)]
+    found = row(merged(times), "p99")
+    assert found.figure == pytest.approx(200, rel=0.02)
+    assert found.spread == pytest.approx((100, 700), rel=0.02)
+    assert found.reached is False
+    assert merged(times[:1]) == times[0]
+
+
 def overloaded(late: Latency, refused: Callable[[float], bool]) -> list[Row]:
-    """Twice the rate from second 5 to 15 of 20."""
+    """Three times the rate from second 5 to 15 of 20."""
     return played("overload", lambda run: run_of(run.take, late, refused), rate=2_000, batch=10)
 
 
@@ -262,4 +293,4 @@ def test_tables_are_shown() -> None:
     assert "VOID" not in console.export_text(clear=False)
     report.show_run(console, bad)
     report.show_rows(console, [Played(scenario, [bad], rows_of(scenario, [bad]), "", short=True)])
-    assert console.export_text().count("VOID") == 3
+    assert console.export_text().count("VOID") == 4

@@ -100,4 +100,4 @@ def test_scenarios_are_whole(name: str) -> None:
     assert scenario.short_seconds < scenario.seconds
     for take in scenario.takes():
         assert take.load.seconds == pytest.approx(scenario.seconds)
-        assert take.held is None or 0 < take.held[0] < take.held[1] < scenario.seconds
+        assert take.held is None or 0 <= take.held[0] < take.held[1] < scenario.seconds
