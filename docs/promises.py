@@ -75,7 +75,7 @@ MISSION: Final = (
         "kept >= 90 days",
         "make test",
         (
-            "tests/unit/test_storage_audit.py::test_an_edited_entry_is_found",
+            "tests/unit/test_chain.py::test_an_edited_entry_is_found",
             "tests/integration/test_storage_rls.py::test_the_audit_role_only_adds",
         ),
     ),

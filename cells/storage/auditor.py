@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from cells.storage import metrics
-from cells.storage.audit import BEGINNING, AuditTrail, Head, Reading, Verdict, link, verify
+from cells.storage.audit import AuditTrail, Reading
+from kernel.chain import BEGINNING, Head, Verdict, link, verify
 from kernel.errors import Failure, Reason
 from kernel.limits import AUDIT_QUEUE_MAX
 from kernel.metrics import Meter

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cells.storage.audit import BEGINNING, Entry, Head
+from cells.storage.audit import Entry
+from kernel.chain import BEGINNING, Head
 from kernel.errors import Failure, Reason
 
 

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import asyncpg
 
-from cells.storage.audit import BEGINNING, Entry, Head
+from cells.storage.audit import Entry, Reading
 from cells.storage.postgres import AUDIT_BOUNDS, READ_PLANS, Session
 from cells.storage.sql import sql
+from kernel.chain import BEGINNING, Head, Link
 from kernel.clock import Micros
 from kernel.limits import QUERY_SECONDS_MAX
 
@@ -33,7 +34,8 @@ class PostgresAuditTrail:
         """See the port."""
         async with self._session.connection(QUERY_SECONDS_MAX) as connection:
             try:
-                await connection.execute(sql("audit_append"), chain, *zip(*entries, strict=True))
+                rows = [(entry.seq, *entry.fields, entry.prev_hash, entry.hash) for entry in entries]
+                await connection.execute(sql("audit_append"), chain, *zip(*rows, strict=True))
             except asyncpg.UniqueViolationError:
                 return False
         return True
@@ -43,5 +45,6 @@ class PostgresAuditTrail:
         async with self._session.connection(QUERY_SECONDS_MAX) as connection:
             rows = await connection.fetch(sql("audit_read"), chain, after, entries_max)
         return [
-            Entry(r["seq"], Micros(r["at"]), r["actor"], r["tenant"], r["action"], r["question"], r["prev_hash"], r["hash"]) for r in rows
+            Link(r["seq"], Reading(Micros(r["at"]), r["actor"], r["tenant"], r["action"], r["question"]), r["prev_hash"], r["hash"])
+            for r in rows
         ]

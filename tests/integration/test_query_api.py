@@ -278,12 +278,12 @@ async def test_every_read_is_in_the_audit_chain(api: Api) -> None:
     await api.get("/v1/events/never")
     await api.get("/v1/events", "mallory")
     entries = await api.entries()
-    assert [(entry.actor, entry.tenant, entry.action) for entry in entries] == [
+    assert [(entry.fields.actor, entry.fields.tenant, entry.fields.action) for entry in entries] == [
         ("rk_acme", "acme", "list_events"),
         ("rk_globex", "globex", "get_event"),
         ("rk_acme", "acme", "get_event"),
     ]
-    assert json.loads(entries[0].question)["name"] == "Order Done"
+    assert json.loads(entries[0].fields.question)["name"] == "Order Done"
     verdict = await verify_chain(api.trail, "cell")
     assert (verdict.broken_at, verdict.head) == (None, api.auditor.head)
     admin = await asyncpg.connect(api.room.admin_dsn)
