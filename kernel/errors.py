@@ -290,6 +290,20 @@ class Reason(Enum):
         "DR-3010", 500, Grpc.INTERNAL, Retry.NEVER, "Envoy refused a configuration", "pages: the last good configuration serves"
     )
 
+    SOURCE_EXISTS = Spec("DR-3011", 409, Grpc.ALREADY_EXISTS, Retry.NEVER, "the tenant has a source of that name", "choose another name")
+    KEY_EXISTS = Spec("DR-3012", 409, Grpc.ALREADY_EXISTS, Retry.NEVER, "the slug or key is another's", "mint another one")
+    CELL_FULL = Spec(
+        "DR-3013",
+        429,
+        Grpc.RESOURCE_EXHAUSTED,
+        Retry.LATER,
+        "the cell has no room for the tenant",
+        "see `dataflow cells list`: choose another cell, or move tenants away first",
+    )
+    REQUEST_REUSED = Spec(
+        "DR-3014", 409, Grpc.ALREADY_EXISTS, Retry.NEVER, "the request id belongs to another request", "an operator's script repeats an id"
+    )
+
     @property
     def spec(self) -> Spec:
         """The row."""

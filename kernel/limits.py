@@ -77,6 +77,14 @@ COUNT_BUCKETS_MAX: Final = 2_000
 AUDIT_QUEUE_MAX: Final = 1_000
 
 
+# Placement.
+CELL_EVENTS_PER_SECOND_MAX: Final = 25_000.0  # what a cell was tested for (docs/validation.md, P1)
+DEMAND_EVENTS_PER_SECOND: Final = 1.0  # events per second of a tenant of which nobody said what it will send
+PIN_REASON_CHARS_MAX: Final = 200
+REQUEST_ID_CHARS_MAX: Final = 64
+REQUESTS_KEPT_SECONDS: Final = 24 * 3_600
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What a tenant may ask of a cell. `spread` is the number of log partitions its users are spread over (1 for most)."""

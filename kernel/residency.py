@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from kernel.ids import CellId, RegionName, ZoneName
+from kernel.limits import CELL_EVENTS_PER_SECOND_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,13 +18,15 @@ class Zone:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One isolated copy of ingest, processing and storage. `weight` is its share of tenants relative to its zone's other cells."""
+    """One isolated copy of ingest, processing and storage. `weight` is its share of tenants relative to its zone's other cells, `capacity`
+    the events per second that it was tested for."""
 
     name: CellId
     zone: ZoneName
     region: RegionName
     weight: float = 1.0
     peer: CellId | None = None
+    capacity: float = CELL_EVENTS_PER_SECOND_MAX
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ def _problems(fleet: Fleet) -> list[str]:
             found.append(f"region {cell.region} lies in two zones")
         if cell.weight <= 0:
             found.append(f"cell {cell.name}: weight must be positive")
+        if cell.capacity <= 0:
+            found.append(f"cell {cell.name}: capacity must be positive")
         if cell.peer is not None:
             peer = fleet.cells.get(cell.peer)
             if peer is None:

@@ -13,6 +13,7 @@ from dataclasses import asdict
 
 from kernel.errors import Failure
 from kernel.process import lifecycle, logs
+from kernel.process.clock import SystemClock
 from kernel.process.journal import FileJournal, Signer
 from kernel.process.settings import BadSettings
 from kernel.process.telemetry import PrometheusMeter
@@ -40,7 +41,7 @@ async def run_directory(own: config.DirectorySettings, stop: asyncio.Event) -> N
     async with open_store(own.directory_dsn, own.zone) as store:
         revision = await store.adopt(topology)
         mirror = await open_mirror(store, meter)
-        service = RouterService(store, mirror, signer, meter, secrets.token_bytes)
+        service = RouterService(store, mirror, signer, meter, SystemClock(), secrets.token_bytes)
 
         def status() -> dict[str, object]:
             return {"role": "directory", "zone": own.zone, "revision": mirror.table.revision, "tenants": len(mirror.table.tenants)}

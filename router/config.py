@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 
 from kernel.ids import CellId, RegionName, ZoneName
+from kernel.limits import CELL_EVENTS_PER_SECOND_MAX
 from kernel.process import settings
-from router.api.tokens import Tokens
+from router.api.tokens import Principal, Role, Tokens, tokens_of
 from router.placement.table import CellEndpoint, Topology
 
 Value = TypeVar("Value")
@@ -23,9 +24,11 @@ Value = TypeVar("Value")
 @dataclass(frozen=True, slots=True)
 class DirectorySettings:
     """DATAFLOW_ZONE, DATAFLOW_GRPC_ADDRESS (gRPC), DATAFLOW_DIRECTORY_DSN (postgres://, its role owns the database),
-    DATAFLOW_CELLS_FILE (JSON list of {cell, region, grpc_address, http_address, weight = 1}), DATAFLOW_ZONES_FILE (JSON object
+    DATAFLOW_CELLS_FILE (JSON list of {cell, region, grpc_address, http_address, weight = 1, capacity = 25,000, peer}),
+    DATAFLOW_ZONES_FILE (JSON object
     from each zone to its public URL), DATAFLOW_SIGNING_KEY_FILE (Ed25519 private key, 32 bytes in hex),
-    DATAFLOW_OPERATOR_TOKEN_FILE, DATAFLOW_FOLLOWER_TOKEN_FILE (text, 16 characters or more), DATAFLOW_HTTP_ADDRESS (/healthz,
+    DATAFLOW_OPERATOR_TOKEN_FILE, DATAFLOW_FOLLOWER_TOKEN_FILE (text, 16 characters or more), DATAFLOW_PRINCIPALS_FILE (JSON list of
+    {name, role: operator | viewer, token}; default nobody else), DATAFLOW_HTTP_ADDRESS (/healthz,
     /readyz, /status, /metrics), DATAFLOW_LOG_LEVEL (default info).
     """
 
@@ -38,6 +41,7 @@ class DirectorySettings:
     operator_token_file: Path
     follower_token_file: Path
     http_address: str
+    principals_file: str = ""
     log_level: str = "info"
 
     def topology(self) -> Topology:
@@ -47,7 +51,7 @@ class DirectorySettings:
         if self.zone not in zones:
             raise settings.BadSettings([f"{self.zones_file}: lacks this directory's zone {self.zone}"])
         return Topology(
-            tuple(CellEndpoint(CellId(c.cell), RegionName(c.region), c.grpc_address, c.http_address, c.weight) for c in cells),
+            tuple(c.endpoint() for c in cells),
             tuple(sorted((ZoneName(zone), url) for zone, url in zones.items())),
         )
 
@@ -55,8 +59,9 @@ class DirectorySettings:
         """Who may call. Raises BadSettings."""
         operator = _read(self.operator_token_file, str.strip)
         follower = _read(self.follower_token_file, str.strip)
+        more = _read(Path(self.principals_file), _principals) if self.principals_file else ()
         try:
-            return Tokens(operator, follower)
+            return tokens_of(operator, follower, more)
         except ValueError as error:
             raise settings.BadSettings([str(error)]) from error
 
@@ -118,6 +123,21 @@ class _Cell(msgspec.Struct, forbid_unknown_fields=True):
     grpc_address: str
     http_address: str
     weight: float = 1.0
+    capacity: float = CELL_EVENTS_PER_SECOND_MAX
+    peer: str = ""
+
+    def endpoint(self) -> CellEndpoint:
+        """Typed."""
+        addresses = (self.grpc_address, self.http_address)
+        return CellEndpoint(
+            CellId(self.cell), RegionName(self.region), *addresses, self.weight, self.capacity, CellId(self.peer) if self.peer else None
+        )
+
+
+class _Principal(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    role: Literal["operator", "viewer"]
+    token: str
 
 
 def directory(environ: Mapping[str, str]) -> DirectorySettings:
@@ -146,6 +166,10 @@ def _key(path: Path) -> bytes:
         return key
 
     return _read(path, parse)
+
+
+def _principals(text: str) -> tuple[Principal, ...]:
+    return tuple(Principal(one.name, Role(one.role), one.token) for one in msgspec.json.decode(text, type=list[_Principal]))
 
 
 def _read(path: Path, parse: Callable[[str], Value]) -> Value:

@@ -160,6 +160,8 @@ def topology_files(place: Place, layout: Layout) -> dict[str, object]:
             "grpc_address": _local(layout.ports[f"cell-grpc/{cell.name}"]),
             "http_address": _local(layout.ports[f"cell-http/{cell.name}"]),
             "weight": cell.weight,
+            "capacity": cell.capacity,
+            "peer": cell.peer or "",
         }
         for cell in layout.fleet.cells_of(place.zone)
     ]

@@ -16,7 +16,7 @@ from kernel.metrics import Meter
 from router import metrics
 from router.api.errors import status_of
 from router.api.service import RouterService, add_to
-from router.api.tokens import Tokens
+from router.api.tokens import Tokens, caller
 
 SERVICE: Final = routing_pb2.DESCRIPTOR.services_by_name["RouterService"].full_name
 _MESSAGE_BYTES_MAX: Final = 64 * 1024
@@ -58,7 +58,7 @@ class Door(grpc.aio.ServerInterceptor):
     def _unary(self, method: str, authorization: str | None, call: Any) -> Any:
         async def guarded(request: Any, context: Any) -> Any:
             try:
-                self._tokens.check(authorization, watching=False)
+                caller.set(self._tokens.check(authorization, method).name)
                 answer = await call(request, context)
             except Failure as failure:
                 await self._refuse(method, context, failure)
@@ -71,7 +71,7 @@ class Door(grpc.aio.ServerInterceptor):
     def _stream(self, method: str, authorization: str | None, call: Any) -> Any:
         async def guarded(request: Any, context: Any) -> AsyncIterator[Any]:
             try:
-                self._tokens.check(authorization, watching=method == "Watch")
+                caller.set(self._tokens.check(authorization, method).name)
                 self._count(method, "OK")
                 async for answer in call(request, context):
                     yield answer

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
-from collections import OrderedDict
+import hashlib
+import math
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -12,19 +14,32 @@ import grpc
 from dataflow.routing.v1 import routing_pb2 as pb
 from dataflow.routing.v1 import routing_pb2_grpc
 from kernel import limits
-from kernel.epoch import FIRST_EPOCH
+from kernel.clock import Clock
 from kernel.errors import Failure, Reason
-from kernel.ids import SECRET_BYTES, CellId, KeyHash, SourceId, TenantId, ZoneName, is_name, mint_key
+from kernel.ids import SECRET_BYTES, CellId, Key, KeyHash, SourceId, TenantId, ZoneName, is_name, mint_key
 from kernel.journal import Signed
 from kernel.limits import Plan
 from kernel.metrics import Meter
 from router import metrics
 from router.api.mirror import Mirror
+from router.api.tokens import caller
 from router.placement import codec
+from router.placement.capacity import loads_of, room
 from router.placement.decide import Refused, decide
-from router.placement.place import place
-from router.placement.store import REPLAY_CHANGES_MAX, Store
-from router.placement.table import Credential, Source, Table, Tenant, Update
+from router.placement.steps import (
+    AddReadKey,
+    AddSource,
+    AddWriteKey,
+    ChangeDemand,
+    ChangePlan,
+    CreateTenant,
+    PinTenant,
+    RevokeKey,
+    Step,
+    Suspend,
+)
+from router.placement.store import AUDIT_ENTRIES_MAX, REPLAY_CHANGES_MAX, Done, Intent, Store
+from router.placement.table import Credential, Pin, Source, Table, Tenant, Update
 
 SLUG_BYTES: Final = 10
 _SIGNED_KEPT: Final = 64
@@ -39,7 +54,20 @@ class Signs(Protocol):
         ...
 
 
-class _Step(NamedTuple):
+class _Changing(Protocol):
+    """A request that changes something."""
+
+    @property
+    def intent(self) -> pb.Intent:
+        """How."""
+        ...
+
+    def SerializeToString(self, *, deterministic: bool = False) -> bytes:
+        """Its bytes."""
+        ...
+
+
+class _Signed(NamedTuple):
     """A signed update, and the revision at which it leaves the watcher."""
 
     signed: pb.SignedUpdate
@@ -49,8 +77,9 @@ class _Step(NamedTuple):
 class RouterService(routing_pb2_grpc.RouterServiceServicer):
     """The directory of one zone. `entropy(n)` gives n random bytes."""
 
-    def __init__(self, store: Store, mirror: Mirror, signer: Signs, meter: Meter, entropy: Callable[[int], bytes]) -> None:
+    def __init__(self, store: Store, mirror: Mirror, signer: Signs, meter: Meter, clock: Clock, entropy: Callable[[int], bytes]) -> None:
         self._store = store
+        self._clock = clock
         self._mirror = mirror
         self._signer = signer
         self._meter = meter
@@ -63,14 +92,17 @@ class RouterService(routing_pb2_grpc.RouterServiceServicer):
         return self._mirror.table.zone
 
     async def CreateTenant(self, request: pb.CreateTenantRequest, context: Any) -> pb.Tenant:
-        """See the proto; and INVALID_NAME, UNKNOWN_CELL, ZONE_EXHAUSTED, INVALID_FIELD for a plan above the hard limits."""
-        name = TenantId(_name(request.name))
-        pin = CellId(request.pinned_cell) if request.pinned_cell else None
-        plan = _plan(request)
-        cells = (await self._mirror.refresh()).cells
-        home = place(name, tuple(cells.values()), pin)
-        tenant = Tenant(name, self._zone, home, FIRST_EPOCH, plan=plan, dedicated_schema=request.dedicated_schema, pin=pin)
-        return codec.tenant_message(await self._told(await self._store.create_tenant(tenant)))
+        """See the proto; and INVALID_NAME, UNKNOWN_CELL, CELL_FULL, ZONE_EXHAUSTED, INVALID_FIELD for a plan above the hard limits."""
+        pin = _pin(request.pin) if request.HasField("pin") else None
+        if pin is None and request.pinned_cell:
+            pin = Pin(CellId(request.pinned_cell), "")
+        demand = _rate("demand", request.demand) or limits.DEMAND_EVENTS_PER_SECOND
+        step = CreateTenant(TenantId(_name(request.name)), _plan(request.plan), demand, pin, request.dedicated_schema)
+        return codec.tenant_message((await self._change(step, request)).tenant)
+
+    async def GetTenant(self, request: pb.GetTenantRequest, context: Any) -> pb.Tenant:
+        """See the proto."""
+        return codec.tenant_message(await self._store.tenant(TenantId(_name(request.tenant))))
 
     async def ListTenants(self, request: pb.ListTenantsRequest, context: Any) -> pb.ListTenantsResponse:
         """See the proto."""
@@ -80,30 +112,53 @@ class RouterService(routing_pb2_grpc.RouterServiceServicer):
 
     async def SuspendTenant(self, request: pb.SuspendTenantRequest, context: Any) -> pb.Tenant:
         """See the proto."""
-        tenant = await self._store.suspend(TenantId(_name(request.tenant)), request.suspended)
-        return codec.tenant_message(await self._told(tenant))
+        step = Suspend(TenantId(_name(request.tenant)), request.suspended)
+        return codec.tenant_message((await self._change(step, request)).tenant)
+
+    async def SetPlan(self, request: pb.SetPlanRequest, context: Any) -> pb.Tenant:
+        """See the proto; and INVALID_FIELD for a plan above the hard limits."""
+        step = ChangePlan(TenantId(_name(request.tenant)), _plan(request.plan))
+        return codec.tenant_message((await self._change(step, request)).tenant)
+
+    async def SetDemand(self, request: pb.SetDemandRequest, context: Any) -> pb.Tenant:
+        """See the proto; and INVALID_FIELD for what is no rate."""
+        step = ChangeDemand(TenantId(_name(request.tenant)), _rate("demand", request.demand))
+        return codec.tenant_message((await self._change(step, request)).tenant)
+
+    async def PinTenant(self, request: pb.PinTenantRequest, context: Any) -> pb.Tenant:
+        """See the proto; and UNKNOWN_CELL, CELL_FULL, INVALID_FIELD for a pin that is over already."""
+        pin = _pin(request.pin) if request.HasField("pin") else None
+        if pin is not None and pin.expires_at is not None and pin.expires_at <= self._clock.now():
+            raise Failure(Reason.INVALID_FIELD, "pin.expires_at: it is over already")
+        return codec.tenant_message((await self._change(PinTenant(TenantId(_name(request.tenant)), pin), request)).tenant)
 
     async def CreateSource(self, request: pb.CreateSourceRequest, context: Any) -> pb.CreateSourceResponse:
         """See the proto. A slug is `<zone>-<80 random bits in base32>`: public, and telling of its zone."""
         key = mint_key("wk", self._zone, self._entropy(SECRET_BYTES))
         slug = f"{self._zone}-{base64.b32encode(self._entropy(SLUG_BYTES)).decode().lower()}"
         source = Source(SourceId(_name(request.name)), slug, (Credential(key.hash),))
-        await self._told(await self._store.add_source(TenantId(_name(request.tenant)), source))
-        return pb.CreateSourceResponse(source=codec.source_message(source), write_key=key.text)
+        done = await self._change(AddSource(TenantId(_name(request.tenant)), source), request)
+        return pb.CreateSourceResponse(source=_source(done.tenant, source.name), write_key=_shown(done, key, request))
+
+    async def CreateWriteKey(self, request: pb.CreateWriteKeyRequest, context: Any) -> pb.CreateWriteKeyResponse:
+        """See the proto."""
+        key = mint_key("wk", self._zone, self._entropy(SECRET_BYTES))
+        source = SourceId(_name(request.source))
+        done = await self._change(AddWriteKey(TenantId(_name(request.tenant)), source, Credential(key.hash)), request)
+        return pb.CreateWriteKeyResponse(source=_source(done.tenant, source), write_key=_shown(done, key, request))
 
     async def CreateReadKey(self, request: pb.CreateReadKeyRequest, context: Any) -> pb.CreateReadKeyResponse:
         """See the proto."""
         key = mint_key("rk", self._zone, self._entropy(SECRET_BYTES))
-        await self._told(await self._store.add_read_key(TenantId(_name(request.tenant)), Credential(key.hash)))
-        return pb.CreateReadKeyResponse(read_key=key.text)
+        done = await self._change(AddReadKey(TenantId(_name(request.tenant)), Credential(key.hash)), request)
+        return pb.CreateReadKeyResponse(read_key=_shown(done, key, request))
 
     async def RevokeKey(self, request: pb.RevokeKeyRequest, context: Any) -> pb.RevokeKeyResponse:
-        """See the proto."""
+        """See the proto. The revision is that of the tenant's last change: from then on at the latest the key is refused."""
         if len(request.hash) != _HASH_CHARS or not set(request.hash) <= set("0123456789abcdef"):
             raise Failure(Reason.INVALID_FIELD, "hash: 64 lower-case hex digits")
-        revision = await self._store.revoke(KeyHash(request.hash))
-        await self._mirror.refresh()
-        return pb.RevokeKeyResponse(revision=revision)
+        done = await self._change(RevokeKey(KeyHash(request.hash)), request)
+        return pb.RevokeKeyResponse(revision=done.revision)
 
     async def Resolve(self, request: pb.ResolveRequest, context: Any) -> pb.ResolveResponse:
         """See the proto."""
@@ -111,6 +166,31 @@ class RouterService(routing_pb2_grpc.RouterServiceServicer):
         if isinstance(outcome, Refused):
             raise Failure(outcome.reason)
         return pb.ResolveResponse(cell=outcome.cell, epoch=outcome.epoch, revision=outcome.revision)
+
+    async def ListCells(self, request: pb.ListCellsRequest, context: Any) -> pb.ListCellsResponse:
+        """See the proto."""
+        table = await self._mirror.refresh()
+        cells, loads = tuple(table.cells.values()), loads_of(table.tenants.values())
+        counts = Counter(tenant.cell for tenant in table.tenants.values())
+        states = [
+            pb.CellState(
+                cell=cell.cell,
+                region=cell.region,
+                peer=cell.peer or "",
+                weight=cell.weight,
+                capacity=cell.capacity,
+                demand=loads.get(cell.cell, 0.0),
+                room=room(cell, cells, loads),
+                tenants=counts[cell.cell],
+            )
+            for cell in sorted(cells, key=lambda cell: cell.cell)
+        ]
+        return pb.ListCellsResponse(cells=states, revision=table.revision)
+
+    async def ListAudit(self, request: pb.ListAuditRequest, context: Any) -> pb.ListAuditResponse:
+        """See the proto."""
+        limit = min(request.limit or AUDIT_ENTRIES_MAX, AUDIT_ENTRIES_MAX)
+        return pb.ListAuditResponse(entries=[codec.entry_message(entry) for entry in await self._store.audit(request.after, limit)])
 
     async def Watch(self, request: pb.WatchRequest, context: Any) -> AsyncIterator[pb.SignedUpdate]:
         """Ends with the caller or the server only. Nothing is sent while nothing changes: HTTP/2 pings keep the line open."""
@@ -128,14 +208,14 @@ class RouterService(routing_pb2_grpc.RouterServiceServicer):
         finally:
             self._watching(-1)
 
-    async def _steps(self, at: int, table: Table) -> list[_Step]:
+    async def _steps(self, at: int, table: Table) -> list[_Signed]:
         """What leads a watcher on from `at`: its next changes, or one whole update when these cannot be replayed."""
         if 0 < at < table.revision <= at + REPLAY_CHANGES_MAX:
             changes = await self._store.changes(at)
             if changes and all(change.tenant is not None for change in changes):
                 steps = [Update(table.zone, c.revision - 1, c.revision, (c.tenant,)) for c in changes if c.tenant is not None]
-                return [_Step(self._sign(step), step.to_revision) for step in steps]
-        return [_Step(self._sign(table.whole()), table.revision)]
+                return [_Signed(self._sign(step), step.to_revision) for step in steps]
+        return [_Signed(self._sign(table.whole()), table.revision)]
 
     def _sign(self, update: Update) -> pb.SignedUpdate:
         """Signed once for all watchers, as long as it is among the last ones."""
@@ -151,10 +231,23 @@ class RouterService(routing_pb2_grpc.RouterServiceServicer):
         self._meter.add(metrics.DIRECTORY_UPDATES, kind="whole" if update.whole else "change")
         return self._signed[key]
 
-    async def _told(self, tenant: Tenant) -> Tenant:
-        """Wakes the watchers of this process at once."""
+    async def _change(self, step: Step, request: _Changing) -> Done:
+        """Takes a step as the caller asks for it, and wakes the watchers of this process at once."""
+        asked = request.intent
+        if len(asked.request_id) > limits.REQUEST_ID_CHARS_MAX or not asked.request_id.isprintable():
+            raise Failure(Reason.INVALID_FIELD, f"intent.request_id: at most {limits.REQUEST_ID_CHARS_MAX} printable characters")
+        named = f"{type(request).__name__}\0".encode() + request.SerializeToString(deterministic=True)
+        intent = Intent(
+            caller.get(),
+            self._clock.now(),
+            asked.request_id,
+            hashlib.sha256(named).digest(),
+            asked.if_revision if asked.HasField("if_revision") else None,
+            asked.dry_run,
+        )
+        done = await self._store.change(step, intent)
         await self._mirror.refresh()
-        return tenant
+        return done
 
     def _watching(self, change: int) -> None:
         self._watchers += change
@@ -172,11 +265,11 @@ def _name(text: str) -> str:
     return text
 
 
-def _plan(request: pb.CreateTenantRequest) -> Plan:
-    plan = codec.parse_plan(request.plan)
+def _plan(message: pb.Plan) -> Plan:
+    plan = codec.parse_plan(message)
     fits = (
-        plan.events_per_second > 0
-        and plan.burst_events >= 1
+        0 < plan.events_per_second < math.inf
+        and 1 <= plan.burst_events < math.inf
         and plan.batch_bytes_max <= limits.BATCH_BYTES_HARD_MAX
         and plan.batch_events_max <= limits.APPLY_EVENTS_MAX
         and plan.spread <= limits.LOG_PARTITIONS
@@ -184,3 +277,24 @@ def _plan(request: pb.CreateTenantRequest) -> Plan:
     if not fits:
         raise Failure(Reason.INVALID_FIELD, "plan: above the hard limits")
     return plan
+
+
+def _rate(field: str, value: float) -> float:
+    if not 0 <= value < math.inf:
+        raise Failure(Reason.INVALID_FIELD, f"{field}: {value} is no rate")
+    return value
+
+
+def _pin(message: pb.Pin) -> Pin:
+    if not message.reason or len(message.reason) > limits.PIN_REASON_CHARS_MAX:
+        raise Failure(Reason.INVALID_FIELD, f"pin.reason: 1 to {limits.PIN_REASON_CHARS_MAX} characters say why")
+    return codec.parse_pin(message)
+
+
+def _source(tenant: Tenant, name: SourceId) -> pb.Source:
+    return next(codec.source_message(source) for source in tenant.sources if source.name == name)
+
+
+def _shown(done: Done, key: Key, request: _Changing) -> str:
+    """A key is shown when it was kept, which is once."""
+    return "" if done.repeated or request.intent.dry_run else key.text

@@ -5,17 +5,20 @@ from __future__ import annotations
 from google.protobuf.message import DecodeError
 
 from dataflow.routing.v1 import routing_pb2 as pb
+from kernel.chain import Link
+from kernel.clock import Micros
 from kernel.epoch import Epoch
 from kernel.errors import Failure, Reason
 from kernel.ids import CellId, KeyHash, RegionName, SourceId, TenantId, ZoneName
 from kernel.limits import Plan
-from router.placement.table import CellEndpoint, Credential, Source, Tenant, Topology, Update
+from router.placement.store import Deed
+from router.placement.table import CellEndpoint, Credential, Pin, Source, Tenant, Topology, Update
 
 
 def update_bytes(update: Update) -> bytes:
     """What is signed. The same update gives the same bytes."""
     message = pb.Update(zone=update.zone, from_revision=update.from_revision, to_revision=update.to_revision)
-    message.tenants.extend(tenant_message(tenant) for tenant in update.tenants)
+    message.tenants.extend(followed_message(tenant) for tenant in update.tenants)
     if update.topology is not None:
         message.cells.extend(
             pb.CellEndpoint(cell=c.cell, region=c.region, grpc_address=c.grpc_address, http_address=c.http_address)
@@ -26,7 +29,7 @@ def update_bytes(update: Update) -> bytes:
 
 
 def parse_update(data: bytes) -> Update:
-    """The update in `data`. Weights, pins and `since` are not on the wire."""
+    """The update in `data`. What matters to the directory alone is not on the wire."""
     try:
         message = pb.Update.FromString(data)
     except DecodeError as error:
@@ -43,7 +46,16 @@ def parse_update(data: bytes) -> Update:
 
 
 def tenant_message(tenant: Tenant) -> pb.Tenant:
-    """The tenant as it is told to operators and followers."""
+    """The tenant as it is told to operators."""
+    message = followed_message(tenant)
+    message.demand, message.revision = tenant.demand, tenant.since
+    if tenant.pinned is not None:
+        message.pin.CopyFrom(pb.Pin(cell=tenant.pinned.cell, reason=tenant.pinned.reason, expires_at=tenant.pinned.expires_at or 0))
+    return message
+
+
+def followed_message(tenant: Tenant) -> pb.Tenant:
+    """The tenant as it is told to followers."""
     return pb.Tenant(
         name=tenant.name,
         zone=tenant.zone,
@@ -84,6 +96,16 @@ def parse_plan(message: pb.Plan) -> Plan:
         batch_events_max=message.batch_events_max or default.batch_events_max,
         spread=message.spread or default.spread,
     )
+
+
+def parse_pin(message: pb.Pin) -> Pin:
+    """A pin."""
+    return Pin(CellId(message.cell), message.reason, Micros(message.expires_at) if message.expires_at else None)
+
+
+def entry_message(entry: Link[Deed]) -> pb.AuditEntry:
+    """An entry of the audit chain."""
+    return pb.AuditEntry(seq=entry.seq, **entry.fields._asdict(), prev_hash=entry.prev_hash, hash=entry.hash)
 
 
 def _tenant(message: pb.Tenant) -> Tenant:

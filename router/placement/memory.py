@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
+from kernel import limits
+from kernel.chain import BEGINNING, Head, Link, link
+from kernel.clock import SECOND, Micros
 from kernel.errors import Failure, Reason
-from kernel.ids import KeyHash, SourceId, TenantId, ZoneName
-from router.placement.store import CHANGES_KEPT, REPLAY_CHANGES_MAX, Change
-from router.placement.table import Credential, Source, Table, Tenant, Topology
+from kernel.ids import TenantId, ZoneName
+from router.placement.capacity import loads_of
+from router.placement.steps import RevokeKey, Step, View, credentials
+from router.placement.store import AUDIT_ENTRIES_MAX, CHANGES_KEPT, REPLAY_CHANGES_MAX, Change, Deed, Done, Intent, answered, deed_of
+from router.placement.table import Table, Tenant, Topology
+
+
+class _Answer(NamedTuple):
+    fingerprint: bytes
+    at: Micros
+    done: Done
 
 
 class MemoryStore:
     """See the port. Nothing awaits, so every call is atomic on one event loop."""
 
     def __init__(self, zone: ZoneName, changes_kept: int = CHANGES_KEPT) -> None:
-        self._zone = zone
+        self.zone = zone
         self._revision = 0
         self._topology = Topology((), ())
         self._tenants: dict[TenantId, Tenant] = {}
         self._changes: deque[Change] = deque(maxlen=changes_kept)
+        self._answers: dict[str, _Answer] = {}
+        self._audit: list[Link[Deed]] = []
 
     async def revision(self) -> int:
         """See the port."""
@@ -42,7 +56,7 @@ class MemoryStore:
         """See the port."""
         cells = {cell.cell: cell for cell in self._topology.cells}
         tenants = {name: self._tenants[name] for name in sorted(self._tenants)}
-        return Table(self._zone, self._revision, tenants, cells, dict(self._topology.zones))
+        return Table(self.zone, self._revision, tenants, cells, dict(self._topology.zones))
 
     async def tenant(self, name: TenantId) -> Tenant:
         """See the port."""
@@ -50,49 +64,28 @@ class MemoryStore:
             raise Failure(Reason.UNKNOWN_TENANT, name)
         return self._tenants[name]
 
-    async def create_tenant(self, tenant: Tenant) -> Tenant:
+    async def change(self, step: Step, intent: Intent) -> Done:
         """See the port."""
-        if tenant.name in self._tenants:
-            raise Failure(Reason.TENANT_EXISTS, tenant.name)
-        return self._commit(replace(tenant, sources=(), read_keys=()))
-
-    async def suspend(self, name: TenantId, suspended: bool) -> Tenant:
-        """See the port."""
-        tenant = await self.tenant(name)
-        return tenant if tenant.suspended == suspended else self._commit(replace(tenant, suspended=suspended))
-
-    async def add_source(self, name: TenantId, source: Source) -> Tenant:
-        """See the port."""
-        tenant = await self.tenant(name)
-        slugs = {s.slug for t in self._tenants.values() for s in t.sources}
-        if source.slug in slugs or any(s.name == source.name for s in tenant.sources):
-            raise Failure(Reason.TENANT_EXISTS, source.name)
-        for key in source.write_keys:
-            self._check_new(key)
-        return self._commit(replace(tenant, sources=(*tenant.sources, source)))
-
-    async def add_write_key(self, name: TenantId, source: SourceId, key: Credential) -> Tenant:
-        """See the port."""
-        tenant = await self.tenant(name)
-        if all(s.name != source for s in tenant.sources):
-            raise Failure(Reason.UNKNOWN_SOURCE, source)
-        self._check_new(key)
-        sources = tuple(replace(s, write_keys=(*s.write_keys, key)) if s.name == source else s for s in tenant.sources)
-        return self._commit(replace(tenant, sources=sources))
-
-    async def add_read_key(self, name: TenantId, key: Credential) -> Tenant:
-        """See the port."""
-        tenant = await self.tenant(name)
-        self._check_new(key)
-        return self._commit(replace(tenant, read_keys=(*tenant.read_keys, key)))
-
-    async def revoke(self, key: KeyHash) -> int:
-        """See the port."""
-        for tenant in self._tenants.values():
-            for credential in _credentials(tenant):
-                if credential.hash == key:
-                    return self._revision if credential.revoked else self._commit(_revoked(tenant, key)).since
-        raise Failure(Reason.UNKNOWN_KEY)
+        oldest = intent.at - limits.REQUESTS_KEPT_SECONDS * SECOND
+        self._answers = {name: answer for name, answer in self._answers.items() if answer.at >= oldest}
+        if (answer := self._answers.get(intent.request_id)) is not None:
+            return answered(answer.fingerprint, answer.done, intent)
+        held = self._subject(step)
+        after = step.take(held, self._view(held))
+        intent.check(held)
+        self._check_keys(held, after)
+        if intent.dry_run:
+            return Done(after, self._revision)
+        if after != held:
+            after = replace(after, since=self._revision + 1)
+            self._revision += 1
+            self._tenants[after.name] = after
+            self._changes.append(Change(self._revision, after))
+            self._audit += link(self._head(), [deed_of(step, after, intent)])
+        done = Done(after, self._revision)
+        if intent.request_id:
+            self._answers[intent.request_id] = _Answer(intent.fingerprint, intent.at, done)
+        return done
 
     async def changes(self, after: int, limit: int = REPLAY_CHANGES_MAX) -> tuple[Change, ...] | None:
         """See the port."""
@@ -101,27 +94,25 @@ class MemoryStore:
             return None
         return tuple(change for change in self._changes if change.revision > after)[:limit]
 
-    def _commit(self, tenant: Tenant) -> Tenant:
-        self._revision += 1
-        held = replace(tenant, since=self._revision)
-        self._tenants[tenant.name] = held
-        self._changes.append(Change(self._revision, held))
-        return held
+    async def audit(self, after: int = 0, limit: int = AUDIT_ENTRIES_MAX) -> Sequence[Link[Deed]]:
+        """See the port."""
+        return self._audit[after : after + limit]
 
-    def _check_new(self, key: Credential) -> None:
-        if any(key.hash == known.hash for tenant in self._tenants.values() for known in _credentials(tenant)):
-            raise Failure(Reason.TENANT_EXISTS, "the key is known already")
+    def _head(self) -> Head:
+        return Head(self._audit[-1].seq, self._audit[-1].hash) if self._audit else BEGINNING
 
+    def _subject(self, step: Step) -> Tenant | None:
+        if isinstance(step, RevokeKey):
+            return next((t for t in self._tenants.values() if any(key.hash == step.subject for key in credentials(t))), None)
+        return self._tenants.get(TenantId(step.subject))
 
-def _credentials(tenant: Tenant) -> Iterator[Credential]:
-    for source in tenant.sources:
-        yield from source.write_keys
-    yield from tenant.read_keys
+    def _view(self, held: Tenant | None) -> View:
+        others = (tenant for tenant in self._tenants.values() if tenant is not held)
+        return View(self.zone, self._topology.cells, loads_of(others))
 
-
-def _revoked(tenant: Tenant, key: KeyHash) -> Tenant:
-    def mark(credentials: tuple[Credential, ...]) -> tuple[Credential, ...]:
-        return tuple(replace(c, revoked=True) if c.hash == key else c for c in credentials)
-
-    sources = tuple(replace(s, write_keys=mark(s.write_keys)) for s in tenant.sources)
-    return replace(tenant, sources=sources, read_keys=mark(tenant.read_keys))
+    def _check_keys(self, held: Tenant | None, after: Tenant) -> None:
+        """Slugs and keys are one tenant's."""
+        others = [tenant for tenant in self._tenants.values() if tenant is not held]
+        taken = {source.slug for tenant in others for source in tenant.sources} | {key.hash for t in others for key in credentials(t)}
+        if not taken.isdisjoint((*(source.slug for source in after.sources), *(key.hash for key in credentials(after)))):
+            raise Failure(Reason.KEY_EXISTS)

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import asyncpg
 import msgspec
 
+from kernel import limits
+from kernel.chain import BEGINNING, Head, Link, link
+from kernel.clock import SECOND
 from kernel.epoch import Epoch
 from kernel.errors import Failure, Reason
 from kernel.ids import CellId, KeyHash, SourceId, TenantId, ZoneName
 from kernel.limits import Plan
 from kernel.queries import parse
-from router.placement.store import CHANGES_KEPT, REPLAY_CHANGES_MAX, Change
-from router.placement.table import Credential, Source, Table, Tenant, Topology
+from router.placement.capacity import NOTHING, Loads
+from router.placement.steps import RevokeKey, Step, View, credentials
+from router.placement.store import AUDIT_ENTRIES_MAX, CHANGES_KEPT, REPLAY_CHANGES_MAX, Change, Deed, Done, Intent, answered, deed_of
+from router.placement.table import Credential, Pin, Source, Table, Tenant, Topology
 
 _FOLDER: Final = Path(__file__).parent / "sql"
 _SQL: Final = {query.name: query.text for query in parse((_FOLDER / "queries.sql").read_text()).values()}
@@ -81,8 +87,9 @@ class PostgresStore:
             homeless = await connection.fetchval(_SQL["homeless"], self._zone, [c.cell for c in topology.cells])
             if homeless is not None:
                 raise Failure(Reason.SNAPSHOT_REFUSED, f"the topology lacks the home of {homeless}")
-            revision = await self._step(connection)
+            revision = int(row["revision"]) + 1
             body = msgspec.json.encode(topology).decode()
+            await connection.execute(_SQL["step"], self._zone, revision)
             await connection.execute(_SQL["set_topology"], self._zone, body)
             await connection.execute(_SQL["log_change"], self._zone, revision, None)
             return revision
@@ -100,77 +107,19 @@ class PostgresStore:
         async with self._reading() as connection:
             return await self._tenant(connection, name)
 
-    async def create_tenant(self, tenant: Tenant) -> Tenant:
+    async def change(self, step: Step, intent: Intent) -> Done:
         """See the port."""
-
-        async def insert(connection: Any, revision: int) -> None:
-            await connection.execute(
-                _SQL["add_tenant"],
-                self._zone,
-                tenant.name,
-                tenant.cell,
-                tenant.epoch,
-                tenant.suspended,
-                msgspec.json.encode(tenant.plan).decode(),
-                tenant.dedicated_schema,
-                tenant.pin,
-                revision,
-            )
-
-        async with self._mutation() as connection:
-            return await self._change(connection, tenant.name, insert)
-
-    async def suspend(self, name: TenantId, suspended: bool) -> Tenant:
-        """See the port."""
-
-        async def update(connection: Any, _: int) -> None:
-            await connection.execute(_SQL["suspend"], self._zone, name, suspended)
-
-        async with self._mutation() as connection:
-            await self._lock(connection)
-            held = await self._tenant(connection, name)
-            return held if held.suspended == suspended else await self._change(connection, name, update)
-
-    async def add_source(self, name: TenantId, source: Source) -> Tenant:
-        """See the port."""
-
-        async def insert(connection: Any, _: int) -> None:
-            await connection.execute(_SQL["add_source"], self._zone, name, source.name, source.slug)
-            for key in source.write_keys:
-                await self._insert_key(connection, name, source.name, key)
-
-        async with self._mutation() as connection:
-            await self._tenant(connection, name)
-            return await self._change(connection, name, insert)
-
-    async def add_write_key(self, name: TenantId, source: SourceId, key: Credential) -> Tenant:
-        """See the port."""
-        async with self._mutation() as connection:
-            held = await self._tenant(connection, name)
-            if all(s.name != source for s in held.sources):
-                raise Failure(Reason.UNKNOWN_SOURCE, source)
-            return await self._change(connection, name, lambda c, _: self._insert_key(c, name, source, key))
-
-    async def add_read_key(self, name: TenantId, key: Credential) -> Tenant:
-        """See the port."""
-        async with self._mutation() as connection:
-            await self._tenant(connection, name)
-            return await self._change(connection, name, lambda c, _: self._insert_key(c, name, None, key))
-
-    async def revoke(self, key: KeyHash) -> int:
-        """See the port."""
-
-        async def update(connection: Any, _: int) -> None:
-            await connection.execute(_SQL["revoke"], self._zone, key)
-
-        async with self._mutation() as connection:
-            await self._lock(connection)
-            row = await connection.fetchrow(_SQL["key"], self._zone, key)
-            if row is None:
-                raise Failure(Reason.UNKNOWN_KEY)
-            if row["revoked"]:
-                return await self._revision(connection)
-            return (await self._change(connection, TenantId(row["tenant"]), update)).since
+        with _failures():
+            async with self._pool.acquire() as connection:
+                transaction = connection.transaction()
+                await transaction.start()
+                try:
+                    done = await self._take(connection, step, intent)
+                except BaseException:
+                    await transaction.rollback()
+                    raise
+                await (transaction.rollback() if intent.dry_run else transaction.commit())
+                return done
 
     async def changes(self, after: int, limit: int = REPLAY_CHANGES_MAX) -> tuple[Change, ...] | None:
         """See the port."""
@@ -180,6 +129,12 @@ class PostgresStore:
         if after > revision or (after < revision and (not rows or rows[0]["revision"] != after + 1)):
             return None
         return tuple(Change(row["revision"], None if row["tenant"] is None else _parse_tenant(row["tenant"])) for row in rows)
+
+    async def audit(self, after: int = 0, limit: int = AUDIT_ENTRIES_MAX) -> Sequence[Link[Deed]]:
+        """See the port."""
+        async with self._reading() as connection:
+            rows = await connection.fetch(_SQL["audit"], self._zone, after, limit)
+        return [Link(row["seq"], Deed(*(row[name] for name in Deed._fields)), row["prev_hash"], row["hash"]) for row in rows]
 
     @contextlib.asynccontextmanager
     async def _reading(self) -> AsyncIterator[Any]:
@@ -193,28 +148,78 @@ class PostgresStore:
             async with self._pool.acquire() as connection, connection.transaction():
                 yield connection
 
-    async def _change(self, connection: Any, name: TenantId, write: Callable[[Any, int], Awaitable[None]]) -> Tenant:
-        """One mutation of one tenant: the zone's row is locked first, so that no other step comes between."""
-        revision = await self._step(connection)
-        await write(connection, revision)
-        await connection.execute(_SQL["touch_tenant"], self._zone, name, revision)
-        held = await self._tenant(connection, name)
-        body = msgspec.json.encode(held).decode()
-        await connection.execute(_SQL["log_change"], self._zone, revision, body)
-        await connection.execute(_SQL["trim_changes"], self._zone, revision - self._changes_kept)
-        return held
+    async def _take(self, connection: Any, step: Step, intent: Intent) -> Done:
+        """The zone's row is locked first, so that no other step comes between."""
+        zone = await connection.fetchrow(_SQL["lock_zone"], self._zone)
+        if intent.request_id:
+            await connection.execute(_SQL["trim_requests"], self._zone, intent.at - limits.REQUESTS_KEPT_SECONDS * SECOND)
+            if (row := await connection.fetchrow(_SQL["request"], self._zone, intent.request_id)) is not None:
+                return answered(row["fingerprint"], Done(_parse_tenant(row["tenant"]), row["revision"]), intent)
+        held = await self._subject(connection, step)
+        others = await self._others(connection, held) if step.weighs else NOTHING
+        after = step.take(held, View(self._zone, _topology(zone["topology"]).cells, others))
+        intent.check(held)
+        revision = zone["revision"]
+        if after != held:
+            revision += 1
+            after = replace(after, since=revision)
+            await connection.execute(_SQL["step"], self._zone, revision)
+            await self._write(connection, held, after)
+            await connection.execute(_SQL["log_change"], self._zone, revision, msgspec.json.encode(after).decode())
+            await connection.execute(_SQL["trim_changes"], self._zone, revision - self._changes_kept)
+            await self._enter(connection, deed_of(step, after, intent))
+        done = Done(after, revision)
+        if intent.request_id:
+            body = msgspec.json.encode(after).decode()
+            await connection.execute(_SQL["add_request"], self._zone, intent.request_id, intent.fingerprint, intent.at, revision, body)
+        return replace(done, revision=zone["revision"]) if intent.dry_run else done
 
-    async def _lock(self, connection: Any) -> None:
-        await connection.execute(_SQL["lock_zone"], self._zone)
+    async def _subject(self, connection: Any, step: Step) -> Tenant | None:
+        if isinstance(step, RevokeKey):
+            name = await connection.fetchval(_SQL["owner"], self._zone, step.subject)
+        else:
+            name = step.subject
+        found = [] if name is None else await self._tenants(connection, name)
+        return found[0] if found else None
 
-    async def _step(self, connection: Any) -> int:
-        return int(await connection.fetchval(_SQL["step"], self._zone))
+    async def _others(self, connection: Any, held: Tenant | None) -> Loads:
+        rows = await connection.fetch(_SQL["loads"], self._zone, None if held is None else held.name)
+        return Loads({CellId(row["cell"]): row["demand"] for row in rows})
+
+    async def _write(self, connection: Any, held: Tenant | None, after: Tenant) -> None:
+        """What of the tenant is another than before."""
+        pin = after.pinned
+        await connection.execute(
+            _SQL["put_tenant"],
+            self._zone,
+            after.name,
+            after.cell,
+            after.epoch,
+            after.suspended,
+            msgspec.json.encode(after.plan).decode(),
+            after.dedicated_schema,
+            after.demand,
+            *((None, "", None) if pin is None else (pin.cell, pin.reason, pin.expires_at)),
+            after.since,
+        )
+        had = set() if held is None else {source.name for source in held.sources}
+        for source in after.sources:
+            if source.name not in had:
+                await connection.execute(_SQL["add_source"], self._zone, after.name, source.name, source.slug)
+        known = {} if held is None else {key.hash: key for key in credentials(held)}
+        for name, key in _keys(after):
+            if key.hash not in known:
+                await connection.execute(_SQL["add_key"], key.hash, self._zone, after.name, name, key.revoked)
+            elif key != known[key.hash]:
+                await connection.execute(_SQL["revoke"], self._zone, key.hash)
+
+    async def _enter(self, connection: Any, deed: Deed) -> None:
+        row = await connection.fetchrow(_SQL["audit_head"], self._zone)
+        (entry,) = link(BEGINNING if row is None else Head(row["seq"], row["hash"]), [deed])
+        await connection.execute(_SQL["add_entry"], self._zone, entry.seq, *deed, entry.prev_hash, entry.hash)
 
     async def _revision(self, connection: Any) -> int:
         return int(await connection.fetchval(_SQL["revision"], self._zone))
-
-    async def _insert_key(self, connection: Any, tenant: TenantId, source: SourceId | None, key: Credential) -> None:
-        await connection.execute(_SQL["add_key"], key.hash, self._zone, tenant, source, key.revoked)
 
     async def _tenant(self, connection: Any, name: TenantId) -> Tenant:
         found = await self._tenants(connection, name)
@@ -241,7 +246,7 @@ def _failures() -> Any:
     try:
         yield
     except asyncpg.UniqueViolationError as error:
-        raise Failure(Reason.TENANT_EXISTS, str(error.constraint_name)) from error
+        raise Failure(Reason.KEY_EXISTS) from error
     except _LOST as error:
         raise Failure(Reason.STORE_UNAVAILABLE, type(error).__name__) from error
 
@@ -257,9 +262,19 @@ def _tenant_of(zone: ZoneName, row: Any, sources: Iterable[Source], read_keys: I
         dedicated_schema=row["dedicated_schema"],
         sources=tuple(sources),
         read_keys=tuple(read_keys),
-        pin=None if row["pin"] is None else CellId(row["pin"]),
+        demand=row["demand"],
+        pinned=None if row["pin"] is None else Pin(CellId(row["pin"]), row["pin_reason"], row["pin_expires_at"]),
         since=row["revision"],
     )
+
+
+def _keys(tenant: Tenant) -> Iterator[tuple[SourceId | None, Credential]]:
+    """Each key with its source; a read key has none."""
+    for source in tenant.sources:
+        for key in source.write_keys:
+            yield source.name, key
+    for key in tenant.read_keys:
+        yield None, key
 
 
 def _parse_tenant(body: str) -> Tenant:

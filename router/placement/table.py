@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from kernel import placement_rules
+from kernel.clock import Micros
 from kernel.epoch import Epoch
 from kernel.ids import CellId, KeyHash, RegionName, SourceId, TenantId, ZoneName
-from kernel.limits import Plan
+from kernel.limits import CELL_EVENTS_PER_SECOND_MAX, DEMAND_EVENTS_PER_SECOND, Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +30,18 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
+class Pin:
+    """An operator's word about a tenant's home, why, and until when; None for good."""
+
+    cell: CellId
+    reason: str
+    expires_at: Micros | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Tenant:
-    """A tenant and its home. `since` is the revision of its last change and `pin` the operator's override; neither is on the wire."""
+    """A tenant and its home. `demand` is what it is expected to send, in events per second; `pinned` is the operator's override and `since`
+    the revision of its last change. Followers are told none of the three."""
 
     name: TenantId
     zone: ZoneName
@@ -41,19 +52,23 @@ class Tenant:
     dedicated_schema: bool = False
     sources: tuple[Source, ...] = ()
     read_keys: tuple[Credential, ...] = ()
-    pin: CellId | None = None
+    demand: float = DEMAND_EVENTS_PER_SECOND
+    pinned: Pin | None = None
     since: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class CellEndpoint:
-    """Where a cell of the zone listens (`host:port`). `weight`, its share of new tenants, matters to the directory alone."""
+    """Where a cell of the zone listens (`host:port`). The rest matters to the directory alone: `weight`, its share of new tenants;
+    `capacity`, the events per second that it was tested for; and `peer`, the cell that stands by for it."""
 
     cell: CellId
     region: RegionName
     grpc_address: str
     http_address: str
     weight: float = 1.0
+    capacity: float = CELL_EVENTS_PER_SECOND_MAX
+    peer: CellId | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +136,7 @@ def empty(zone: ZoneName) -> Table:
 
 def _kept(held: Tenant | None, told: Tenant, revision: int) -> Tenant:
     """An unchanged tenant keeps its `since`, so that a whole update that says nothing new changes nothing."""
-    if held is not None and replace(told, since=held.since, pin=held.pin) == held:
+    if held is not None and replace(told, since=held.since, pinned=held.pinned, demand=held.demand) == held:
         return held
     return replace(told, since=told.since or revision)
 

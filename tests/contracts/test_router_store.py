@@ -3,24 +3,41 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncIterator, Awaitable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from cli.local.postgres import Postgres
+from kernel.chain import Head, Verdict, verify
+from kernel.clock import DAY, Micros
 from kernel.errors import Failure, Reason
-from kernel.ids import SourceId, TenantId, hash_of
+from kernel.ids import CellId, SourceId, TenantId, hash_of
 from kernel.limits import Plan
 from router.placement.memory import MemoryStore
 from router.placement.postgres import PostgresStore, open_store
-from router.placement.store import Store
-from router.placement.table import Credential, Table, Topology, Update
+from router.placement.steps import (
+    AddReadKey,
+    AddSource,
+    AddWriteKey,
+    ChangeDemand,
+    ChangePlan,
+    CreateTenant,
+    PinTenant,
+    RevokeKey,
+    Step,
+    Suspend,
+)
+from router.placement.store import Done, Intent, Store
+from router.placement.table import Credential, Pin, Source, Table, Topology, Update
 from tests.support.postgres import Databases, databases
-from tests.support.router_words import EU, ZONES, cell, source, tenant
+from tests.support.router_words import EU, ZONES, cell
 
 TOPOLOGY = Topology((cell("a1"), cell("b1", 7_100, 2.0)), tuple(sorted(ZONES.items())))
 ONE = TenantId("one")
+NOW = 1_795_262_400_000_000
 
 
 @pytest.fixture(params=["memory", pytest.param("postgres", marks=pytest.mark.postgres)])
@@ -42,32 +59,63 @@ async def store(server: Postgres | None) -> AsyncIterator[Store]:
         yield opened
 
 
-async def test_every_mutation_is_one_revision(store: Store) -> None:
-    """Law: each mutation raises the revision by one, is logged, and stands in the table with its revision."""
-    plan = Plan(events_per_second=7.5, spread=2)
-    await store.create_tenant(replace(tenant("one"), plan=plan, pin=TOPOLOGY.cells[0].cell, dedicated_schema=True))
-    await store.add_source(ONE, source("web", "k1"))
-    await store.add_write_key(ONE, SourceId("web"), Credential(hash_of("k2")))
-    await store.add_read_key(ONE, Credential(hash_of("r1")))
-    await store.suspend(ONE, True)
-    assert await store.revoke(hash_of("k1")) == 7
+def made(name: str, home: str = "a1", **other: Any) -> CreateTenant:
+    """The step that makes a tenant in a cell."""
+    return CreateTenant(TenantId(name), other.pop("plan", Plan()), other.pop("demand", 1.0), Pin(CellId(home), "a test's"), **other)
+
+
+def source(name: str, *keys: str, slug: str = "") -> AddSource:
+    """The step that gives `one` a source."""
+    return AddSource(ONE, Source(SourceId(name), slug or f"eu-{name}", tuple(Credential(hash_of(key)) for key in keys)))
+
+
+def asked(request_id: str = "", at: int = NOW, **other: Any) -> Intent:
+    """An intent of ann's."""
+    return Intent("ann", Micros(at), request_id, **other)
+
+
+async def do(store: Store, *steps: Step) -> Done:
+    """Takes them one after the other; the last one's answer."""
+    for step in steps:
+        done = await store.change(step, asked())
+    return done
+
+
+async def refused(call: Awaitable[object]) -> Reason:
+    """Why a call is refused."""
+    with pytest.raises(Failure) as raised:
+        await call
+    return raised.value.reason
+
+
+async def test_every_change_is_one_revision(store: Store) -> None:
+    """Law: each change raises the revision by one, is logged, and stands in the table with its revision."""
+    plan, other = Plan(events_per_second=7.5, spread=2), Plan(burst_events=9.0)
+    await do(store, made("one", plan=plan, dedicated_schema=True, demand=12.5), source("web", "k1"))
+    await do(store, AddWriteKey(ONE, SourceId("web"), Credential(hash_of("k2"))), AddReadKey(ONE, Credential(hash_of("r1"))))
+    assert (await store.tenant(ONE)).plan == plan
+    pin = Pin(CellId("b1"), "because", Micros(NOW + 7))
+    await do(store, Suspend(ONE, True), ChangePlan(ONE, other), ChangeDemand(ONE, 2.0), PinTenant(ONE, pin))
+    done = await do(store, RevokeKey(hash_of("k1")))
     held = await store.tenant(ONE)
-    assert (held.since, held.plan, held.pin, held.suspended, held.dedicated_schema) == (7, plan, "a1", True, True)
+    assert done == Done(held, 10)
+    assert (held.since, held.plan, held.pinned, held.suspended, held.dedicated_schema, held.demand) == (10, other, pin, True, True, 2.0)
+    assert (held.cell, held.epoch) == ("a1", 1), "a pin moves nobody"
     assert held.sources[0].write_keys == (Credential(hash_of("k1"), True), Credential(hash_of("k2")))
     assert held.read_keys == (Credential(hash_of("r1")),)
     table = await store.table()
-    assert (table.revision, table.zone, table.tenants, table.zones) == (7, EU, {ONE: held}, ZONES)
+    assert (table.revision, table.zone, table.tenants, table.zones) == (10, EU, {ONE: held}, ZONES)
     assert tuple(table.cells.values()) == TOPOLOGY.cells
-    assert await store.revision() == 7
+    assert await store.revision() == 10
+    await do(store, PinTenant(ONE, None))
+    assert (await store.tenant(ONE)).pinned is None
 
 
 async def test_the_log_replays_to_the_table(store: Store) -> None:
     """Law: from any revision on, the changes lead step by step to the present table."""
-    await store.create_tenant(tenant("one"))
+    await do(store, made("one"))
     start = await store.table()
-    await store.add_source(ONE, source("web", "k1"))
-    await store.create_tenant(tenant("two", "b1"))
-    await store.suspend(ONE, True)
+    await do(store, source("web", "k1"), made("two", "b1"), Suspend(ONE, True), PinTenant(ONE, Pin(CellId("b1"), "why")))
     changes = await store.changes(start.revision)
     assert changes is not None
     replayed: Table = start
@@ -76,8 +124,8 @@ async def test_the_log_replays_to_the_table(store: Store) -> None:
         replayed = replayed.apply(Update(EU, change.revision - 1, change.revision, (change.tenant,)))
     assert replayed == await store.table()
     assert [change.revision for change in await store.changes(start.revision, 2) or ()] == [3, 4]
-    assert await store.changes(5) == ()
-    assert await store.changes(6) is None
+    assert await store.changes(6) == ()
+    assert await store.changes(7) is None
 
 
 async def test_topology_changes_are_logged_without_a_tenant(store: Store) -> None:
@@ -86,58 +134,133 @@ async def test_topology_changes_are_logged_without_a_tenant(store: Store) -> Non
     moved = replace(TOPOLOGY, cells=(cell("a1", 7_500), TOPOLOGY.cells[1]))
     assert await store.adopt(moved) == 2
     assert [change.tenant for change in await store.changes(1) or ()] == [None]
-    await store.create_tenant(tenant("one"))
-    with pytest.raises(Failure) as raised:
-        await store.adopt(replace(TOPOLOGY, cells=TOPOLOGY.cells[1:]))
-    assert raised.value.reason is Reason.SNAPSHOT_REFUSED
+    await do(store, made("one"))
+    assert await refused(store.adopt(replace(TOPOLOGY, cells=TOPOLOGY.cells[1:]))) is Reason.SNAPSHOT_REFUSED
     assert await store.revision() == 3
 
 
-async def test_refused_mutations_change_nothing(store: Store) -> None:
-    """Law: a refused mutation gives its reason and leaves table and revision as they were."""
-    await store.create_tenant(tenant("one"))
-    await store.create_tenant(tenant("two"))
-    await store.add_source(ONE, source("web", "k1"))
-    before = await store.table()
+async def test_refused_changes_change_nothing(store: Store) -> None:
+    """Law: a refused change gives its reason and leaves table, revision and audit chain as they were."""
+    await do(store, made("one"), made("two"), source("web", "k1"))
+    before, deeds = await store.table(), await store.audit()
     two, ghost = TenantId("two"), TenantId("ghost")
-    cases = [
-        (store.create_tenant(tenant("one")), Reason.TENANT_EXISTS),
-        (store.add_source(ONE, replace(source("web"), slug="eu-other")), Reason.TENANT_EXISTS),
-        (store.add_source(two, source("web")), Reason.TENANT_EXISTS),
-        (store.add_source(two, source("app", "k1")), Reason.TENANT_EXISTS),
-        (store.add_source(ghost, source("app")), Reason.UNKNOWN_TENANT),
-        (store.add_read_key(two, Credential(hash_of("k1"))), Reason.TENANT_EXISTS),
-        (store.add_read_key(ghost, Credential(hash_of("x"))), Reason.UNKNOWN_TENANT),
-        (store.add_write_key(ONE, SourceId("app"), Credential(hash_of("x"))), Reason.UNKNOWN_SOURCE),
-        (store.suspend(ghost, True), Reason.UNKNOWN_TENANT),
-        (store.revoke(hash_of("nobody's")), Reason.UNKNOWN_KEY),
-        (store.tenant(ghost), Reason.UNKNOWN_TENANT),
+    cases: list[tuple[Step, Reason]] = [
+        (made("one"), Reason.TENANT_EXISTS),
+        (made("three", "us-1"), Reason.UNKNOWN_CELL),
+        (made("three", demand=1e9), Reason.CELL_FULL),
+        (CreateTenant(TenantId("three"), Plan(), 1e9), Reason.ZONE_EXHAUSTED),
+        (source("web", slug="eu-other"), Reason.SOURCE_EXISTS),
+        (AddSource(two, source("web").source), Reason.KEY_EXISTS),
+        (AddSource(two, source("app", "k1").source), Reason.KEY_EXISTS),
+        (AddSource(ghost, source("app").source), Reason.UNKNOWN_TENANT),
+        (AddReadKey(two, Credential(hash_of("k1"))), Reason.KEY_EXISTS),
+        (AddReadKey(ONE, Credential(hash_of("k1"))), Reason.KEY_EXISTS),
+        (AddReadKey(ghost, Credential(hash_of("x"))), Reason.UNKNOWN_TENANT),
+        (AddWriteKey(ONE, SourceId("app"), Credential(hash_of("x"))), Reason.UNKNOWN_SOURCE),
+        (Suspend(ghost, True), Reason.UNKNOWN_TENANT),
+        (ChangePlan(ghost, Plan()), Reason.UNKNOWN_TENANT),
+        (ChangeDemand(ghost, 1.0), Reason.UNKNOWN_TENANT),
+        (PinTenant(ghost, None), Reason.UNKNOWN_TENANT),
+        (PinTenant(ONE, Pin(CellId("us-1"), "why")), Reason.UNKNOWN_CELL),
+        (RevokeKey(hash_of("nobody's")), Reason.UNKNOWN_KEY),
     ]
-    for call, reason in cases:
-        with pytest.raises(Failure) as raised:
-            await call
-        assert raised.value.reason is reason
+    for step, reason in cases:
+        assert await refused(store.change(step, asked("r"))) is reason, step
+    assert await refused(store.tenant(ghost)) is Reason.UNKNOWN_TENANT
     assert await store.table() == before
+    assert await store.audit() == deeds
+    assert not (await store.change(Suspend(ONE, True), asked("r"))).repeated, "a refused request used up its name"
 
 
-async def test_repeating_what_is_so_changes_nothing(store: Store) -> None:
-    """Law: suspending a suspended tenant and revoking a revoked key are no steps."""
-    await store.create_tenant(tenant("one"))
-    await store.add_source(ONE, source("web", "k1"))
-    await store.suspend(ONE, True)
-    await store.revoke(hash_of("k1"))
-    before = await store.revision()
-    await store.suspend(ONE, True)
-    assert await store.revoke(hash_of("k1")) == before == await store.revision()
+async def test_asking_for_what_is_so_changes_nothing(store: Store) -> None:
+    """Law: suspending a suspended tenant, revoking a revoked key, pinning as it is pinned are no changes."""
+    await do(store, made("one"), source("web", "k1"))
+    for step in (
+        Suspend(ONE, True),
+        RevokeKey(hash_of("k1")),
+        PinTenant(ONE, None),
+        ChangeDemand(ONE, 3.0),
+        ChangePlan(ONE, Plan(spread=3)),
+    ):
+        first = await do(store, step)
+        deeds = len(await store.audit())
+        assert await do(store, step) == first
+        assert len(await store.audit()) == deeds
 
 
-async def test_concurrent_mutations_leave_no_gap(store: Store) -> None:
-    """Law: revisions of concurrent mutations are distinct and gapless, and every one of them is told."""
-    await asyncio.gather(*(store.create_tenant(tenant(f"tenant-{number}")) for number in range(20)))
+async def test_concurrent_changes_leave_no_gap(store: Store) -> None:
+    """Law: revisions of concurrent changes are distinct and gapless, and every one of them is told."""
+    await asyncio.gather(*(do(store, made(f"tenant-{number}")) for number in range(20)))
     changes = await store.changes(1)
     assert changes is not None
     assert [change.revision for change in changes] == list(range(2, 22))
     assert {change.tenant.name for change in changes if change.tenant} == {f"tenant-{number}" for number in range(20)}
+    assert verify(await store.audit()).broken_at is None
+
+
+async def test_a_repeated_request_gives_the_first_answer(store: Store) -> None:
+    """Law: within a day the same request changes nothing more, whatever happened since, however many ask at once; another request may
+    not have its name; after a day the name is free."""
+    request = asked("r1", fingerprint=b"same")
+    first, *others = await asyncio.gather(*(store.change(made("one"), request) for _ in range(5)))
+    answers = sorted((first, *others), key=lambda done: done.repeated)
+    assert [done.repeated for done in answers] == [False] + [True] * 4
+    assert {(done.tenant.since, done.revision) for done in answers} == {(2, 2)}
+    await do(store, Suspend(ONE, True))
+    again = await store.change(made("one"), asked("r1", NOW + DAY, fingerprint=b"same"))
+    assert (again.repeated, again.revision, again.tenant.suspended) == (True, 2, False)
+    assert await refused(store.change(made("two"), asked("r1", fingerprint=b"other"))) is Reason.REQUEST_REUSED
+    later = await store.change(Suspend(ONE, False), asked("r1", NOW + DAY + 1, fingerprint=b"other"))
+    assert (later.repeated, later.revision) == (False, 4)
+
+
+async def test_a_dry_run_says_what_would_be_and_keeps_nothing(store: Store) -> None:
+    """Law: the same answer or refusal as in earnest, but for the revision; and then everything is as it was."""
+    await do(store, made("one"), source("web", "k1"))
+    before, deeds = await store.table(), await store.audit()
+    for step in (made("two"), Suspend(ONE, True), source("app", "k2"), RevokeKey(hash_of("k1")), PinTenant(ONE, None), Suspend(ONE, False)):
+        tried = await store.change(step, asked("dry", dry_run=True))
+        assert await store.table() == before
+        assert await store.audit() == deeds
+        assert tried.revision == before.revision
+    assert (await store.change(Suspend(ONE, True), asked("x", dry_run=True))).tenant.suspended
+    assert await refused(store.change(made("one"), asked(dry_run=True))) is Reason.TENANT_EXISTS
+    assert await refused(store.change(AddReadKey(ONE, Credential(hash_of("k1"))), asked(dry_run=True))) is Reason.KEY_EXISTS
+    assert not (await store.change(Suspend(ONE, True), asked("dry"))).repeated, "a dry run used up its name"
+
+
+async def test_a_change_of_what_was_changed_meanwhile_is_refused(store: Store) -> None:
+    """Law: of two that have seen the same tenant one is served; revision 0 means that there must be none."""
+    seen = (await store.change(made("one"), asked(if_revision=0))).tenant.since
+    both = [store.change(ChangeDemand(ONE, float(rate)), asked(if_revision=seen)) for rate in (5, 6)]
+    found = await asyncio.gather(*both, return_exceptions=True)
+    failures = [one for one in found if isinstance(one, Failure)]
+    assert [failure.reason for failure in failures] == [Reason.STALE_REVISION]
+    assert await refused(store.change(Suspend(ONE, True), asked(if_revision=0))) is Reason.STALE_REVISION
+
+
+async def test_the_audit_tells_who_did_what(store: Store) -> None:
+    """Law: an entry for each change in its order, chained, without a key in it; pages of any size make the same record."""
+    await do(store, made("one"), source("web", "secret-key"))
+    await store.change(Suspend(ONE, True), Intent("bob", Micros(NOW + 1), "r7"))
+    entries = await store.audit()
+    deeds = [entry.fields for entry in entries]
+    assert [(deed.actor, deed.action, deed.tenant, deed.revision, deed.request_id) for deed in deeds] == [
+        ("ann", "CreateTenant", "one", 2, ""),
+        ("ann", "AddSource", "one", 3, ""),
+        ("bob", "Suspend", "one", 4, "r7"),
+    ]
+    assert json.loads(deeds[2].what) == {"subject": "one", "suspended": True}
+    assert "secret-key" not in str(entries)
+    assert verify(entries) == Verdict(Head(3, entries[-1].hash))
+    assert [*await store.audit(0, 2), *await store.audit(2, 2)] == list(entries)
+
+
+async def test_two_that_fill_a_cell_at_once(store: Store) -> None:
+    """Law: room is what it is when the step is taken: of two tenants that fit one by one, one finds the cell full."""
+    half = 0.7 * TOPOLOGY.cells[0].capacity
+    found = await asyncio.gather(*(do(store, made(name, demand=half)) for name in ("one", "two")), return_exceptions=True)
+    assert [failure.reason for failure in found if isinstance(failure, Failure)] == [Reason.CELL_FULL]
 
 
 @pytest.mark.postgres
@@ -148,7 +271,7 @@ async def test_a_trimmed_log_says_so(postgres: Databases) -> None:
         for kept in (MemoryStore(EU, changes_kept=3), short):
             await kept.adopt(TOPOLOGY)
             for number in range(6):
-                await kept.create_tenant(tenant(f"tenant-{number}"))
+                await do(kept, made(f"tenant-{number}"))
             assert await kept.changes(3) is None
             assert [change.revision for change in await kept.changes(4) or ()] == [5, 6, 7]
 
@@ -158,10 +281,12 @@ async def test_a_restarted_directory_finds_everything(postgres: Databases) -> No
     """Law: what was acknowledged is there after a restart; migrating again is harmless; an unreachable server has its reason."""
     async with open_store(postgres.admin_dsn, EU) as first:
         await first.adopt(TOPOLOGY)
-        await first.create_tenant(tenant("one"))
+        await do(first, made("one"), source("web", "k1"))
+        deeds = await first.audit()
         before = await first.table()
     async with open_store(postgres.admin_dsn, EU) as second:
         assert await second.table() == before
+        assert await second.audit() == deeds
     with pytest.raises(Failure, match="STORE_UNAVAILABLE"):
         async with open_store("postgres://nobody@127.0.0.1:1/none", EU):
             pass

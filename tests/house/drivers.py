@@ -67,7 +67,7 @@ WIRE: Final = (
     "cells/roles.py",  # registers the servicers
     "cli/directory.py",
     "cli/query.py",
-    "cli/commands/events.py",
+    "cli/commands/*.py",  # show what directories and cells answer
     "cli/demo/*.py",
 )
 _WIRE_ROOTS: Final = {"dataflow", "google"}

@@ -32,7 +32,6 @@ _LATER: Final = {408, 409, 429, 500, 503}
 # Reasons that no code gives yet, and who will.
 _UNGIVEN: Final[dict[str, str]] = {
     "EDGE_NACK": "the agent counts and shows Envoy's refusals; an alert will name this reason",
-    "STALE_REVISION": "moves: compare-and-set of the placement",
 }
 _UNITS: Final = ("_total", "_seconds", "_bytes", "_events", "_records")
 # Gauges of what has no unit: a revision is a version, the others count the thing that they name.

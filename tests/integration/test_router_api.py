@@ -14,14 +14,18 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
 from dataflow.routing.v1 import routing_pb2 as pb
+from kernel.clock import Micros
 from kernel.ids import TenantId, hash_of, parse_key
+from kernel.limits import Plan
 from kernel.process.journal import FileJournal, Signer
 from router.api import service
 from router.placement import codec
+from router.placement.steps import CreateTenant
+from router.placement.store import Intent
 from router.placement.table import Table, Topology, empty
-from tests.support.edge_room import EU, FOLLOWER, OPERATOR, Directory, TinyCell, directory
+from tests.support.edge_room import EU, FOLLOWER, OPERATOR, VIEWER, Directory, TinyCell, directory
 from tests.support.processes import eventually
-from tests.support.router_words import cell, tenant
+from tests.support.router_words import cell
 
 SIGNER = Signer(b"d" * 32)
 CELLS = [TinyCell(cell("a1")), TinyCell(cell("b1", 7_100))]
@@ -123,9 +127,86 @@ async def test_refusals_have_reasons(served: Directory) -> None:
         (served.call("RevokeKey", hash="abc"), "INVALID_FIELD"),
         (served.call("RevokeKey", hash=hash_of("nobody's")), "UNKNOWN_KEY"),
         (served.call("Resolve", tenant="ghost"), "UNKNOWN_TENANT"),
+        (served.call("GetTenant", tenant="ghost"), "UNKNOWN_TENANT"),
+        (served.call("CreateTenant", name="other", demand=-1), "INVALID_FIELD"),
+        (served.call("CreateTenant", name="other", demand=float("inf")), "INVALID_FIELD"),
+        (served.call("CreateTenant", name="other", demand=float("nan")), "INVALID_FIELD"),
+        (served.call("CreateTenant", name="other", demand=1e9), "ZONE_EXHAUSTED"),
+        (served.call("CreateTenant", name="other", plan=pb.Plan(events_per_second=float("nan"))), "INVALID_FIELD"),
+        (served.call("CreateTenant", name="other", pin=pb.Pin(cell="a1")), "INVALID_FIELD"),
+        (served.call("CreateTenant", name="other", demand=1e9, pin=pb.Pin(cell="a1", reason="why")), "CELL_FULL"),
+        (served.call("PinTenant", tenant="acme", pin=pb.Pin(cell="us-1", reason="why")), "UNKNOWN_CELL"),
+        (served.call("PinTenant", tenant="acme", pin=pb.Pin(cell="b1", reason="why", expires_at=1)), "INVALID_FIELD"),
+        (served.call("PinTenant", tenant="acme", pin=pb.Pin(cell="b1", reason="w" * 201)), "INVALID_FIELD"),
+        (served.call("SetDemand", tenant="acme", demand=-1), "INVALID_FIELD"),
+        (served.call("SetPlan", tenant="acme", plan=pb.Plan(spread=1_000)), "INVALID_FIELD"),
+        (served.call("CreateWriteKey", tenant="acme", source="web"), "UNKNOWN_SOURCE"),
+        (served.call("SuspendTenant", tenant="acme", intent=pb.Intent(request_id="r" * 65)), "INVALID_FIELD"),
+        (served.call("SuspendTenant", tenant="acme", intent=pb.Intent(request_id="r\n")), "INVALID_FIELD"),
+        (served.call("SuspendTenant", tenant="acme", intent=pb.Intent(if_revision=1)), "STALE_REVISION"),
     ]
+    before = await served.call("ListTenants")
     for call, reason in cases:
         assert (await reason_of(call))[1] == reason
+    assert await served.call("ListTenants") == before
+
+
+async def test_who_only_looks_changes_nothing(served: Directory) -> None:
+    """Law: every method is a viewer's or an operator's alone, and a follower's is Watch."""
+    everything = [method.name for method in pb.DESCRIPTOR.services_by_name["RouterService"].methods if method.name != "Watch"]
+    reading = {"GetTenant", "ListTenants", "ListCells", "ListAudit", "Resolve"}
+    for method in everything:
+        for token, may in ((VIEWER.token, method in reading), (FOLLOWER, False)):
+            found = await reason_of(served.call(method, token)) if not (may and method.startswith("List")) else (None, "")
+            assert (found[1] != "WRONG_KEY_KIND") == may, (method, token)
+
+
+async def test_a_repeated_request_shows_no_key_twice(served: Directory) -> None:
+    """Law: the same request again is answered as at first but for the key, which only the one that minted it shows; a request of another
+    text may not have its name; who asked stands in the audit chain."""
+    intent = pb.Intent(request_id="r1")
+    await served.call("CreateTenant", name="acme", demand=5)
+    first = await served.call("CreateSource", tenant="acme", name="web", intent=intent)
+    again = await served.call("CreateSource", tenant="acme", name="web", intent=intent)
+    assert (again.source, again.write_key) == (first.source, "")
+    other = served.call("CreateSource", tenant="acme", name="app", intent=intent)
+    assert (await reason_of(other))[1] == "REQUEST_REUSED"
+    tried = await served.call("CreateWriteKey", tenant="acme", source="web", intent=pb.Intent(dry_run=True))
+    assert (len(tried.source.write_keys), tried.write_key) == (2, "")
+    second = await served.call("CreateWriteKey", tenant="acme", source="web")
+    assert [key.hash for key in second.source.write_keys] == [first.source.write_keys[0].hash, hash_of(second.write_key)]
+    held = await served.call("GetTenant", tenant="acme")
+    assert (held.demand, held.revision, list(held.sources)) == (5, 4, [second.source])
+    entries = (await served.call("ListAudit")).entries
+    assert [(one.actor, one.action, one.request_id) for one in entries] == [
+        ("operator", "CreateTenant", ""),
+        ("operator", "AddSource", "r1"),
+        ("operator", "AddWriteKey", ""),
+    ]
+    assert [one.seq for one in (await served.call("ListAudit", after=1, limit=1)).entries] == [2]
+
+
+async def test_cells_say_how_much_room_they_have(served: Directory) -> None:
+    """Law: what is expected of their tenants is taken from what they were tested for."""
+    before = {cell.cell: cell for cell in (await served.call("ListCells")).cells}
+    await served.call("CreateTenant", name="acme", demand=1_000, pin=pb.Pin(cell="b1", reason="why"))
+    after = {cell.cell: cell for cell in (await served.call("ListCells")).cells}
+    assert (after["b1"].demand, after["b1"].tenants, after["b1"].room) == (1_000, 1, before["b1"].room - 1_000)
+    assert after["a1"] == before["a1"]
+
+
+async def test_followers_are_told_nothing_of_operators_words(served: Directory) -> None:
+    """Law: demand, pins and their reasons stay in the directory."""
+    await served.call("CreateTenant", name="acme", demand=1_000, pin=pb.Pin(cell="b1", reason="between us"))
+    watcher = Watcher(served)
+    task = asyncio.create_task(watcher.run())
+    await eventually(lambda: watcher.table.revision == 2, "the whole map arrives")
+    await served.call("SetDemand", tenant="acme", demand=2_000)
+    await eventually(lambda: watcher.table.revision == 3, "the change arrives")
+    for update in watcher.updates:
+        (told,) = update.tenants
+        assert (told.demand, told.HasField("pin"), told.revision) == (0, False, 0)
+    task.cancel()
 
 
 async def test_watchers_get_a_whole_map_and_then_each_change(served: Directory) -> None:
@@ -178,7 +259,7 @@ async def test_another_process_of_the_directory_is_heard(served: Directory) -> N
     watcher = Watcher(served)
     task = asyncio.create_task(watcher.run())
     await eventually(lambda: watcher.table.revision == 1, "the whole map arrives")
-    await served.store.create_tenant(tenant("quiet"))
+    await served.store.change(CreateTenant(TenantId("quiet"), Plan(), 1.0), Intent("another process", Micros(0)))
     await eventually(lambda: TenantId("quiet") in watcher.table.tenants, "the change is found")
     stop.set()
     await following

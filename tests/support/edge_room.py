@@ -23,6 +23,7 @@ from dataflow.routing.v1 import routing_pb2 as pb
 from dataflow.routing.v1 import routing_pb2_grpc
 from kernel.ids import CellId, RegionName, ZoneName
 from kernel.metrics import MemoryMeter
+from kernel.process.clock import SystemClock
 from kernel.process.journal import FileJournal, Signer
 from router import probes
 from router.agent.follow import Follower
@@ -31,7 +32,7 @@ from router.api import server as api
 from router.api.client import DirectoryFeed
 from router.api.mirror import Mirror, open_mirror
 from router.api.service import RouterService
-from router.api.tokens import Tokens
+from router.api.tokens import Principal, Role, tokens_of
 from router.placement.memory import MemoryStore
 from router.placement.table import CellEndpoint, Topology
 from router.xds import server as xds
@@ -42,6 +43,7 @@ from tests.support.processes import free_port
 
 EU = ZoneName("eu")
 OPERATOR, FOLLOWER = "operator-token-of-tests", "follower-token-of-tests"
+VIEWER = Principal("vera", Role.VIEWER, "viewer-token-of-tests")
 ZONES = ((EU, "http://eu.test"), (ZoneName("us"), "https://us.test"))
 STAMPS = ("x-dataflow-tenant", "x-dataflow-cell", "x-dataflow-epoch", "x-dataflow-revision")
 SAY = "/dataflow.ingest.v1.IngestService/Say"  # no such method: the tiny cell echoes what the edge lets through
@@ -158,26 +160,26 @@ class Directory:
     stub: Any
     token: str = OPERATOR
 
-    async def call(self, method: str, **fields: Any) -> Any:
-        """One call as the operator."""
+    async def call(self, method: str, token: str = "", /, **fields: Any) -> Any:
+        """One call, as the operator without another token."""
         request = getattr(pb, f"{method}Request")(**fields)
-        return await getattr(self.stub, method)(request, metadata=(("authorization", f"Bearer {self.token}"),))
+        return await getattr(self.stub, method)(request, metadata=(("authorization", f"Bearer {token or self.token}"),))
 
 
 @contextlib.asynccontextmanager
 async def directory(
-    cells: list[TinyCell], signer: Signer, store: MemoryStore | None = None, bind: str = "127.0.0.1:0"
+    cells: list[TinyCell], signer: Signer, store: MemoryStore | None = None, bind: str = "127.0.0.1:0", operator: str = OPERATOR
 ) -> AsyncIterator[Directory]:
     """A directory over real gRPC."""
     held = store or MemoryStore(EU)
     await held.adopt(Topology(tuple(cell.endpoint for cell in cells), ZONES))
     meter = MemoryMeter()
     mirror = await open_mirror(held, meter)
-    service = RouterService(held, mirror, signer, meter, secrets.token_bytes)
-    server = await api.serve(service, Tokens(OPERATOR, FOLLOWER), meter, bind)
+    service = RouterService(held, mirror, signer, meter, SystemClock(), secrets.token_bytes)
+    server = await api.serve(service, tokens_of(operator, FOLLOWER, (VIEWER,)), meter, bind)
     address = f"127.0.0.1:{server.port}"
     async with grpc.aio.insecure_channel(address) as channel:
-        yield Directory(held, signer, address, meter, mirror, routing_pb2_grpc.RouterServiceStub(channel))
+        yield Directory(held, signer, address, meter, mirror, routing_pb2_grpc.RouterServiceStub(channel), operator)
     await server.drain(0)
 
 

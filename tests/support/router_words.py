@@ -22,9 +22,9 @@ def source(name: str, *keys: str, revoked: bool = False) -> Source:
     return Source(SourceId(name), f"eu-{name}", tuple(Credential(hash_of(key), revoked) for key in keys))
 
 
-def tenant(name: str, home: str = "a1", epoch: int = 1, *sources: Source, suspended: bool = False) -> Tenant:
+def tenant(name: str, home: str = "a1", epoch: int = 1, *sources: Source, suspended: bool = False, demand: float = 1.0) -> Tenant:
     """A tenant."""
-    return Tenant(TenantId(name), EU, CellId(home), Epoch(epoch), suspended=suspended, sources=sources)
+    return Tenant(TenantId(name), EU, CellId(home), Epoch(epoch), suspended=suspended, sources=sources, demand=demand)
 
 
 def table(revision: int, tenants: tuple[Tenant, ...], cells: tuple[CellEndpoint, ...]) -> Table:

@@ -99,8 +99,8 @@ def test_decide_fails_closed() -> None:
 
 def test_pins_override_and_stay_inside_the_zone() -> None:
     """Law: a pin names one of the zone's cells; a zone without weight takes nobody."""
-    assert place(TenantId("x"), CELLS, CellId("b1")) == "b1"
+    assert place(TenantId("x"), CELLS, pin=CellId("b1")) == "b1"
     with pytest.raises(Failure, match="UNKNOWN_CELL"):
-        place(TenantId("x"), CELLS, CellId("us-1"))
+        place(TenantId("x"), CELLS, pin=CellId("us-1"))
     with pytest.raises(Failure, match="ZONE_EXHAUSTED"):
         place(TenantId("x"), (cell("a1", weight=0.0),))

@@ -18,7 +18,9 @@ ROOT = Path(__file__).parents[2]
 def previous(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The previous version's code, out of the history."""
     folder = tmp_path_factory.mktemp("previous")
-    found = subprocess.run(["git", "archive", PREVIOUS, "cells", "kernel", "proto/gen"], cwd=ROOT, capture_output=True, check=False)
+    found = subprocess.run(
+        ["git", "archive", PREVIOUS, "cells", "kernel", "router", "proto/gen"], cwd=ROOT, capture_output=True, check=False
+    )
     if found.returncode:
         pytest.fail(f"the history has no commit {PREVIOUS}, so no upgrade from it can be tested: fetch all of it ({found.stderr.decode()})")
     with tarfile.open(fileobj=io.BytesIO(found.stdout)) as archive:

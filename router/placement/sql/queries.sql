@@ -37,8 +37,8 @@ SELECT revision, topology FROM placement.zone WHERE name = $1 FOR UPDATE
 SELECT revision FROM placement.zone WHERE name = $1
 
 -- name: step
--- One revision further; locks the zone's row as well.
-UPDATE placement.zone SET revision = revision + 1 WHERE name = $1 RETURNING revision
+-- The revision from now on; the zone's row is locked already.
+UPDATE placement.zone SET revision = $2 WHERE name = $1
 
 -- name: homeless
 -- A tenant whose home is none of these cells.
@@ -50,7 +50,7 @@ UPDATE placement.zone SET topology = $2 WHERE name = $1
 
 -- name: tenants
 -- All tenants of the zone, or one.
-SELECT name, cell, epoch, suspended, plan, dedicated_schema, pin, revision FROM placement.tenant
+SELECT name, cell, epoch, suspended, plan, dedicated_schema, demand, pin, pin_reason, pin_expires_at, revision FROM placement.tenant
 WHERE zone = $1 AND ($2::text IS NULL OR name = $2) ORDER BY name
 
 -- name: sources
@@ -61,18 +61,17 @@ SELECT tenant, name, slug FROM placement.source WHERE zone = $1 AND ($2::text IS
 -- The keys of all tenants, or of one, in the order of their making.
 SELECT tenant, source, hash, revoked FROM placement.credential WHERE zone = $1 AND ($2::text IS NULL OR tenant = $2) ORDER BY ordinal
 
--- name: add_tenant
--- A tenant without sources and keys.
-INSERT INTO placement.tenant (zone, name, cell, epoch, suspended, plan, dedicated_schema, pin, revision)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+-- name: put_tenant
+-- A tenant without its sources and keys, whether it is new or not.
+INSERT INTO placement.tenant
+    (zone, name, cell, epoch, suspended, plan, dedicated_schema, demand, pin, pin_reason, pin_expires_at, revision)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+ON CONFLICT (zone, name) DO UPDATE SET cell = $3, epoch = $4, suspended = $5, plan = $6, dedicated_schema = $7, demand = $8,
+    pin = $9, pin_reason = $10, pin_expires_at = $11, revision = $12
 
--- name: touch_tenant
--- The revision of the tenant's last change.
-UPDATE placement.tenant SET revision = $3 WHERE zone = $1 AND name = $2
-
--- name: suspend
--- Stops or resumes a tenant.
-UPDATE placement.tenant SET suspended = $3 WHERE zone = $1 AND name = $2
+-- name: loads
+-- What the tenants of each cell are expected to send, one of them left out.
+SELECT cell, sum(demand) AS demand FROM placement.tenant WHERE zone = $1 AND ($2::text IS NULL OR name <> $2) GROUP BY cell
 
 -- name: add_source
 -- A source without keys.
@@ -82,9 +81,9 @@ INSERT INTO placement.source (zone, tenant, name, slug) VALUES ($1, $2, $3, $4)
 -- A key of a source, or a read key, which has none.
 INSERT INTO placement.credential (hash, zone, tenant, source, revoked) VALUES ($1, $2, $3, $4, $5)
 
--- name: key
--- Whose key it is, and whether it is revoked.
-SELECT tenant, revoked FROM placement.credential WHERE zone = $1 AND hash = $2
+-- name: owner
+-- Whose key it is.
+SELECT tenant FROM placement.credential WHERE zone = $1 AND hash = $2
 
 -- name: revoke
 -- Marks a key, for ever.
@@ -101,3 +100,29 @@ DELETE FROM placement.change WHERE zone = $1 AND revision <= $2
 -- name: changes
 -- The next steps after a revision.
 SELECT revision, tenant FROM placement.change WHERE zone = $1 AND revision > $2 ORDER BY revision LIMIT $3
+
+-- name: request
+-- What was answered to a request.
+SELECT fingerprint, revision, tenant FROM placement.request WHERE zone = $1 AND id = $2
+
+-- name: add_request
+-- Keeps an answer.
+INSERT INTO placement.request (zone, id, fingerprint, at, revision, tenant) VALUES ($1, $2, $3, $4, $5, $6)
+
+-- name: trim_requests
+-- Answers that are too old to be given again.
+DELETE FROM placement.request WHERE zone = $1 AND at < $2
+
+-- name: audit_head
+-- The end of the audit chain.
+SELECT seq, hash FROM placement.audit WHERE zone = $1 ORDER BY seq DESC LIMIT 1
+
+-- name: add_entry
+-- One more deed.
+INSERT INTO placement.audit (zone, seq, at, actor, request_id, action, tenant, revision, what, prev_hash, hash)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+
+-- name: audit
+-- The next deeds after a number.
+SELECT seq, at, actor, request_id, action, tenant, revision, what, prev_hash, hash FROM placement.audit
+WHERE zone = $1 AND seq > $2 ORDER BY seq LIMIT $3

@@ -19,6 +19,68 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
+class Intent(_message.Message):
+    """How a change is asked for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    IF_REVISION_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Names the request, so that it may be repeated within a day: the first answer comes again, but for a key, which is shown once."""
+    dry_run: _builtins.bool
+    """Checks everything, answers as if it were done, and keeps nothing."""
+    if_revision: _builtins.int
+    """The tenant's revision that the caller has seen; ABORTED when it is another one by now."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        dry_run: _builtins.bool = ...,
+        if_revision: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_if_revision", b"_if_revision", "if_revision", b"if_revision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_if_revision", b"_if_revision", "dry_run", b"dry_run", "if_revision", b"if_revision", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__if_revision: _TypeAlias = _typing.Literal["if_revision"]  # noqa: Y015
+    _WhichOneofArgType__if_revision: _TypeAlias = _typing.Literal["_if_revision", b"_if_revision"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__if_revision) -> _WhichOneofReturnType__if_revision | None: ...
+
+Global___Intent: _TypeAlias = Intent  # noqa: Y015
+
+@_typing.final
+class Pin(_message.Message):
+    """An operator's word about a tenant's home."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CELL_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    cell: _builtins.str
+    """The cell."""
+    reason: _builtins.str
+    """Why, for whoever comes next."""
+    expires_at: _builtins.int
+    """Until when, in microseconds since 1970; 0 for good."""
+    def __init__(
+        self,
+        *,
+        cell: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        expires_at: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell", b"cell", "expires_at", b"expires_at", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Pin: _TypeAlias = Pin  # noqa: Y015
+
+@_typing.final
 class Plan(_message.Message):
     """What a tenant may ask of its cell."""
 
@@ -71,6 +133,9 @@ class Tenant(_message.Message):
     DEDICATED_SCHEMA_FIELD_NUMBER: _builtins.int
     SOURCES_FIELD_NUMBER: _builtins.int
     READ_KEYS_FIELD_NUMBER: _builtins.int
+    DEMAND_FIELD_NUMBER: _builtins.int
+    PIN_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name, unique in the fleet."""
     zone: _builtins.str
@@ -83,6 +148,10 @@ class Tenant(_message.Message):
     """Whether its events are refused."""
     dedicated_schema: _builtins.bool
     """Whether its rows live in a schema of their own."""
+    demand: _builtins.float
+    """Events per second that it is expected to send. Not told to followers."""
+    revision: _builtins.int
+    """The revision of its last change. Not told to followers."""
     @_builtins.property
     def plan(self) -> Global___Plan:
         """What it may ask."""
@@ -94,6 +163,10 @@ class Tenant(_message.Message):
     @_builtins.property
     def read_keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___Credential]:
         """SHA-256 (hex) of its read keys."""
+
+    @_builtins.property
+    def pin(self) -> Global___Pin:
+        """The cell that it is pinned to; unset when the directory places it. Not told to followers."""
 
     def __init__(
         self,
@@ -107,10 +180,13 @@ class Tenant(_message.Message):
         dedicated_schema: _builtins.bool = ...,
         sources: _abc.Iterable[Global___Source] | None = ...,
         read_keys: _abc.Iterable[Global___Credential] | None = ...,
+        demand: _builtins.float = ...,
+        pin: Global___Pin | None = ...,
+        revision: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["pin", b"pin", "plan", b"plan"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell", b"cell", "dedicated_schema", b"dedicated_schema", "epoch", b"epoch", "name", b"name", "plan", b"plan", "read_keys", b"read_keys", "sources", b"sources", "suspended", b"suspended", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell", b"cell", "dedicated_schema", b"dedicated_schema", "demand", b"demand", "epoch", b"epoch", "name", b"name", "pin", b"pin", "plan", b"plan", "read_keys", b"read_keys", "revision", b"revision", "sources", b"sources", "suspended", b"suspended", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -184,15 +260,28 @@ class CreateTenantRequest(_message.Message):
     PLAN_FIELD_NUMBER: _builtins.int
     PINNED_CELL_FIELD_NUMBER: _builtins.int
     DEDICATED_SCHEMA_FIELD_NUMBER: _builtins.int
+    DEMAND_FIELD_NUMBER: _builtins.int
+    PIN_FIELD_NUMBER: _builtins.int
+    INTENT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name."""
     pinned_cell: _builtins.str
-    """Pins it to this cell; placed by the directory when empty."""
+    """Pins it to this cell for good, without a reason; placed by the directory when empty. `pin` says more."""
     dedicated_schema: _builtins.bool
     """Gives it a schema of its own (tenants with special obligations)."""
+    demand: _builtins.float
+    """Events per second that it is expected to send; unknown when 0, and then hardly any."""
     @_builtins.property
     def plan(self) -> Global___Plan:
         """Its plan; the default plan when not set."""
+
+    @_builtins.property
+    def pin(self) -> Global___Pin:
+        """Pins it."""
+
+    @_builtins.property
+    def intent(self) -> Global___Intent:
+        """How."""
 
     def __init__(
         self,
@@ -201,14 +290,39 @@ class CreateTenantRequest(_message.Message):
         plan: Global___Plan | None = ...,
         pinned_cell: _builtins.str = ...,
         dedicated_schema: _builtins.bool = ...,
+        demand: _builtins.float = ...,
+        pin: Global___Pin | None = ...,
+        intent: Global___Intent | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["intent", b"intent", "pin", b"pin", "plan", b"plan"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dedicated_schema", b"dedicated_schema", "name", b"name", "pinned_cell", b"pinned_cell", "plan", b"plan"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dedicated_schema", b"dedicated_schema", "demand", b"demand", "intent", b"intent", "name", b"name", "pin", b"pin", "pinned_cell", b"pinned_cell", "plan", b"plan"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CreateTenantRequest: _TypeAlias = CreateTenantRequest  # noqa: Y015
+
+@_typing.final
+class GetTenantRequest(_message.Message):
+    """Asks for a tenant."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """The tenant."""
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetTenantRequest: _TypeAlias = GetTenantRequest  # noqa: Y015
 
 @_typing.final
 class ListTenantsRequest(_message.Message):
@@ -263,23 +377,129 @@ class SuspendTenantRequest(_message.Message):
 
     TENANT_FIELD_NUMBER: _builtins.int
     SUSPENDED_FIELD_NUMBER: _builtins.int
+    INTENT_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """The tenant."""
     suspended: _builtins.bool
     """True stops, false resumes."""
+    @_builtins.property
+    def intent(self) -> Global___Intent:
+        """How."""
+
     def __init__(
         self,
         *,
         tenant: _builtins.str = ...,
         suspended: _builtins.bool = ...,
+        intent: Global___Intent | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["intent", b"intent"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["suspended", b"suspended", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["intent", b"intent", "suspended", b"suspended", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SuspendTenantRequest: _TypeAlias = SuspendTenantRequest  # noqa: Y015
+
+@_typing.final
+class SetPlanRequest(_message.Message):
+    """Asks for another plan."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    INTENT_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """The tenant."""
+    @_builtins.property
+    def plan(self) -> Global___Plan:
+        """The whole plan; numbers left at 0 are the default plan's."""
+
+    @_builtins.property
+    def intent(self) -> Global___Intent:
+        """How."""
+
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        plan: Global___Plan | None = ...,
+        intent: Global___Intent | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["intent", b"intent", "plan", b"plan"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["intent", b"intent", "plan", b"plan", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetPlanRequest: _TypeAlias = SetPlanRequest  # noqa: Y015
+
+@_typing.final
+class SetDemandRequest(_message.Message):
+    """Says what a tenant is expected to send."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    DEMAND_FIELD_NUMBER: _builtins.int
+    INTENT_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """The tenant."""
+    demand: _builtins.float
+    """Events per second."""
+    @_builtins.property
+    def intent(self) -> Global___Intent:
+        """How."""
+
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        demand: _builtins.float = ...,
+        intent: Global___Intent | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["intent", b"intent"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["demand", b"demand", "intent", b"intent", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetDemandRequest: _TypeAlias = SetDemandRequest  # noqa: Y015
+
+@_typing.final
+class PinTenantRequest(_message.Message):
+    """Asks to pin a tenant."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    PIN_FIELD_NUMBER: _builtins.int
+    INTENT_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """The tenant."""
+    @_builtins.property
+    def pin(self) -> Global___Pin:
+        """Where to, why and until when; unset takes the pin away."""
+
+    @_builtins.property
+    def intent(self) -> Global___Intent:
+        """How."""
+
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        pin: Global___Pin | None = ...,
+        intent: Global___Intent | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["intent", b"intent", "pin", b"pin"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["intent", b"intent", "pin", b"pin", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PinTenantRequest: _TypeAlias = PinTenantRequest  # noqa: Y015
 
 @_typing.final
 class CreateSourceRequest(_message.Message):
@@ -289,19 +509,25 @@ class CreateSourceRequest(_message.Message):
 
     TENANT_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
+    INTENT_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """The tenant."""
     name: _builtins.str
     """The source's name."""
+    @_builtins.property
+    def intent(self) -> Global___Intent:
+        """How."""
+
     def __init__(
         self,
         *,
         tenant: _builtins.str = ...,
         name: _builtins.str = ...,
+        intent: Global___Intent | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["intent", b"intent"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["intent", b"intent", "name", b"name", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -316,7 +542,7 @@ class CreateSourceResponse(_message.Message):
     SOURCE_FIELD_NUMBER: _builtins.int
     WRITE_KEY_FIELD_NUMBER: _builtins.int
     write_key: _builtins.str
-    """Its write key. It is not kept and cannot be shown again."""
+    """Its write key. It is not kept and cannot be shown again; empty when the request is a repeated one."""
     @_builtins.property
     def source(self) -> Global___Source:
         """The source."""
@@ -336,22 +562,88 @@ class CreateSourceResponse(_message.Message):
 Global___CreateSourceResponse: _TypeAlias = CreateSourceResponse  # noqa: Y015
 
 @_typing.final
+class CreateWriteKeyRequest(_message.Message):
+    """Asks for another write key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    INTENT_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """The tenant."""
+    source: _builtins.str
+    """The source."""
+    @_builtins.property
+    def intent(self) -> Global___Intent:
+        """How."""
+
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        source: _builtins.str = ...,
+        intent: Global___Intent | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["intent", b"intent"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["intent", b"intent", "source", b"source", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateWriteKeyRequest: _TypeAlias = CreateWriteKeyRequest  # noqa: Y015
+
+@_typing.final
+class CreateWriteKeyResponse(_message.Message):
+    """A new write key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    WRITE_KEY_FIELD_NUMBER: _builtins.int
+    write_key: _builtins.str
+    """The key. It is not kept and cannot be shown again; empty when the request is a repeated one."""
+    @_builtins.property
+    def source(self) -> Global___Source:
+        """The source with its keys."""
+
+    def __init__(
+        self,
+        *,
+        source: Global___Source | None = ...,
+        write_key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["source", b"source", "write_key", b"write_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateWriteKeyResponse: _TypeAlias = CreateWriteKeyResponse  # noqa: Y015
+
+@_typing.final
 class CreateReadKeyRequest(_message.Message):
     """Asks for a read key."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_FIELD_NUMBER: _builtins.int
+    INTENT_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """The tenant."""
+    @_builtins.property
+    def intent(self) -> Global___Intent:
+        """How."""
+
     def __init__(
         self,
         *,
         tenant: _builtins.str = ...,
+        intent: Global___Intent | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["intent", b"intent"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["intent", b"intent", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -365,7 +657,7 @@ class CreateReadKeyResponse(_message.Message):
 
     READ_KEY_FIELD_NUMBER: _builtins.int
     read_key: _builtins.str
-    """The key. It is not kept and cannot be shown again."""
+    """The key. It is not kept and cannot be shown again; empty when the request is a repeated one."""
     def __init__(
         self,
         *,
@@ -386,16 +678,22 @@ class RevokeKeyRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     HASH_FIELD_NUMBER: _builtins.int
+    INTENT_FIELD_NUMBER: _builtins.int
     hash: _builtins.str
     """SHA-256 of the key, 64 hex digits."""
+    @_builtins.property
+    def intent(self) -> Global___Intent:
+        """How."""
+
     def __init__(
         self,
         *,
         hash: _builtins.str = ...,
+        intent: Global___Intent | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["intent", b"intent"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hash", b"hash"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hash", b"hash", "intent", b"intent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -474,6 +772,209 @@ class ResolveResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ResolveResponse: _TypeAlias = ResolveResponse  # noqa: Y015
+
+@_typing.final
+class ListCellsRequest(_message.Message):
+    """Asks for the zone's cells."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCellsRequest: _TypeAlias = ListCellsRequest  # noqa: Y015
+
+@_typing.final
+class ListCellsResponse(_message.Message):
+    """The zone's cells."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CELLS_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """The revision at which this was true."""
+    @_builtins.property
+    def cells(self) -> _containers.RepeatedCompositeFieldContainer[Global___CellState]:
+        """In name order."""
+
+    def __init__(
+        self,
+        *,
+        cells: _abc.Iterable[Global___CellState] | None = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cells", b"cells", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCellsResponse: _TypeAlias = ListCellsResponse  # noqa: Y015
+
+@_typing.final
+class CellState(_message.Message):
+    """A cell and what is taken of it. Rates are events per second."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CELL_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
+    PEER_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    CAPACITY_FIELD_NUMBER: _builtins.int
+    DEMAND_FIELD_NUMBER: _builtins.int
+    ROOM_FIELD_NUMBER: _builtins.int
+    TENANTS_FIELD_NUMBER: _builtins.int
+    cell: _builtins.str
+    """The cell."""
+    region: _builtins.str
+    """Its region."""
+    peer: _builtins.str
+    """The cell that stands by for it."""
+    weight: _builtins.float
+    """Its share of new tenants relative to the others."""
+    capacity: _builtins.float
+    """What it was tested for."""
+    demand: _builtins.float
+    """What its tenants are expected to send."""
+    room: _builtins.float
+    """What may still come, with head-room for a failover; negative when it is overcommitted."""
+    tenants: _builtins.int
+    """How many tenants live in it."""
+    def __init__(
+        self,
+        *,
+        cell: _builtins.str = ...,
+        region: _builtins.str = ...,
+        peer: _builtins.str = ...,
+        weight: _builtins.float = ...,
+        capacity: _builtins.float = ...,
+        demand: _builtins.float = ...,
+        room: _builtins.float = ...,
+        tenants: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "cell", b"cell", "demand", b"demand", "peer", b"peer", "region", b"region", "room", b"room", "tenants", b"tenants", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CellState: _TypeAlias = CellState  # noqa: Y015
+
+@_typing.final
+class ListAuditRequest(_message.Message):
+    """Asks what was done."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AFTER_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    after: _builtins.int
+    """Entries after this number."""
+    limit: _builtins.int
+    """At most so many; 1,000 when 0."""
+    def __init__(
+        self,
+        *,
+        after: _builtins.int = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAuditRequest: _TypeAlias = ListAuditRequest  # noqa: Y015
+
+@_typing.final
+class ListAuditResponse(_message.Message):
+    """What was done."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuditEntry]:
+        """Oldest first."""
+
+    def __init__(
+        self,
+        *,
+        entries: _abc.Iterable[Global___AuditEntry] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAuditResponse: _TypeAlias = ListAuditResponse  # noqa: Y015
+
+@_typing.final
+class AuditEntry(_message.Message):
+    """One change and who made it. `hash` is SHA-256 over MessagePack of all the other fields in order but `prev_hash`, and that as the last."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQ_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    WHAT_FIELD_NUMBER: _builtins.int
+    PREV_HASH_FIELD_NUMBER: _builtins.int
+    HASH_FIELD_NUMBER: _builtins.int
+    seq: _builtins.int
+    """Counts from 1 without gaps."""
+    at: _builtins.int
+    """When, in microseconds since 1970."""
+    actor: _builtins.str
+    """Who."""
+    request_id: _builtins.str
+    """The request's name, if it had one."""
+    action: _builtins.str
+    """Which kind of change."""
+    tenant: _builtins.str
+    """Whose."""
+    revision: _builtins.int
+    """The revision that it led to."""
+    what: _builtins.str
+    """The change as JSON. Keys stand in it as hashes alone."""
+    prev_hash: _builtins.bytes
+    """The hash of the entry before it."""
+    hash: _builtins.bytes
+    """The hash of this entry."""
+    def __init__(
+        self,
+        *,
+        seq: _builtins.int = ...,
+        at: _builtins.int = ...,
+        actor: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        action: _builtins.str = ...,
+        tenant: _builtins.str = ...,
+        revision: _builtins.int = ...,
+        what: _builtins.str = ...,
+        prev_hash: _builtins.bytes = ...,
+        hash: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "actor", b"actor", "at", b"at", "hash", b"hash", "prev_hash", b"prev_hash", "request_id", b"request_id", "revision", b"revision", "seq", b"seq", "tenant", b"tenant", "what", b"what"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuditEntry: _TypeAlias = AuditEntry  # noqa: Y015
 
 @_typing.final
 class WatchRequest(_message.Message):

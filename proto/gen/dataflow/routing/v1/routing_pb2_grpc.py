@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class RouterServiceStub:
-    """The zone's directory. Metadata `authorization: Bearer <token>`: an operator's token for all of it, a follower's for Watch.
+    """The zone's directory. Metadata `authorization: Bearer <token>`: an operator's token for all of it, a viewer's for what only reads, a
+    follower's for Watch. What changes something takes an Intent and enters what was done into the audit chain.
     """
 
     def __init__(self, channel):
@@ -40,6 +41,11 @@ class RouterServiceStub:
                 request_serializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.CreateTenantRequest.SerializeToString,
                 response_deserializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.Tenant.FromString,
                 _registered_method=True)
+        self.GetTenant = channel.unary_unary(
+                '/dataflow.routing.v1.RouterService/GetTenant',
+                request_serializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.GetTenantRequest.SerializeToString,
+                response_deserializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.Tenant.FromString,
+                _registered_method=True)
         self.ListTenants = channel.unary_unary(
                 '/dataflow.routing.v1.RouterService/ListTenants',
                 request_serializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.ListTenantsRequest.SerializeToString,
@@ -50,10 +56,30 @@ class RouterServiceStub:
                 request_serializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.SuspendTenantRequest.SerializeToString,
                 response_deserializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.Tenant.FromString,
                 _registered_method=True)
+        self.SetPlan = channel.unary_unary(
+                '/dataflow.routing.v1.RouterService/SetPlan',
+                request_serializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.SetPlanRequest.SerializeToString,
+                response_deserializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.Tenant.FromString,
+                _registered_method=True)
+        self.SetDemand = channel.unary_unary(
+                '/dataflow.routing.v1.RouterService/SetDemand',
+                request_serializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.SetDemandRequest.SerializeToString,
+                response_deserializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.Tenant.FromString,
+                _registered_method=True)
+        self.PinTenant = channel.unary_unary(
+                '/dataflow.routing.v1.RouterService/PinTenant',
+                request_serializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.PinTenantRequest.SerializeToString,
+                response_deserializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.Tenant.FromString,
+                _registered_method=True)
         self.CreateSource = channel.unary_unary(
                 '/dataflow.routing.v1.RouterService/CreateSource',
                 request_serializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.CreateSourceRequest.SerializeToString,
                 response_deserializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.CreateSourceResponse.FromString,
+                _registered_method=True)
+        self.CreateWriteKey = channel.unary_unary(
+                '/dataflow.routing.v1.RouterService/CreateWriteKey',
+                request_serializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.CreateWriteKeyRequest.SerializeToString,
+                response_deserializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.CreateWriteKeyResponse.FromString,
                 _registered_method=True)
         self.CreateReadKey = channel.unary_unary(
                 '/dataflow.routing.v1.RouterService/CreateReadKey',
@@ -70,6 +96,16 @@ class RouterServiceStub:
                 request_serializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.ResolveRequest.SerializeToString,
                 response_deserializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.ResolveResponse.FromString,
                 _registered_method=True)
+        self.ListCells = channel.unary_unary(
+                '/dataflow.routing.v1.RouterService/ListCells',
+                request_serializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.ListCellsRequest.SerializeToString,
+                response_deserializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.ListCellsResponse.FromString,
+                _registered_method=True)
+        self.ListAudit = channel.unary_unary(
+                '/dataflow.routing.v1.RouterService/ListAudit',
+                request_serializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.ListAuditRequest.SerializeToString,
+                response_deserializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.ListAuditResponse.FromString,
+                _registered_method=True)
         self.Watch = channel.unary_stream(
                 '/dataflow.routing.v1.RouterService/Watch',
                 request_serializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.WatchRequest.SerializeToString,
@@ -78,11 +114,19 @@ class RouterServiceStub:
 
 
 class RouterServiceServicer:
-    """The zone's directory. Metadata `authorization: Bearer <token>`: an operator's token for all of it, a follower's for Watch.
+    """The zone's directory. Metadata `authorization: Bearer <token>`: an operator's token for all of it, a viewer's for what only reads, a
+    follower's for Watch. What changes something takes an Intent and enters what was done into the audit chain.
     """
 
     def CreateTenant(self, request, context):
         """Creates a tenant and places it. ALREADY_EXISTS when the name is taken.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetTenant(self, request, context):
+        """One tenant.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -102,8 +146,36 @@ class RouterServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetPlan(self, request, context):
+        """Changes what a tenant may ask.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetDemand(self, request, context):
+        """Changes what a tenant is expected to send.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PinTenant(self, request, context):
+        """Pins a tenant to a cell, or takes its pin away. It stays where it lives until it is moved.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateSource(self, request, context):
         """Creates a source and mints its write key, which is shown this once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateWriteKey(self, request, context):
+        """Mints another write key of a source, e.g. to rotate, which is shown this once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -130,6 +202,20 @@ class RouterServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListCells(self, request, context):
+        """The zone's cells, what is taken of them and how much room there is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAudit(self, request, context):
+        """Who did what, oldest first; each entry is chained to the one before it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Watch(self, request, context):
         """The signed placement: first everything after `after_revision`, then each change as it happens.
         """
@@ -145,6 +231,11 @@ def add_RouterServiceServicer_to_server(servicer, server):
                     request_deserializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.CreateTenantRequest.FromString,
                     response_serializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.Tenant.SerializeToString,
             ),
+            'GetTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTenant,
+                    request_deserializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.GetTenantRequest.FromString,
+                    response_serializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.Tenant.SerializeToString,
+            ),
             'ListTenants': grpc.unary_unary_rpc_method_handler(
                     servicer.ListTenants,
                     request_deserializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.ListTenantsRequest.FromString,
@@ -155,10 +246,30 @@ def add_RouterServiceServicer_to_server(servicer, server):
                     request_deserializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.SuspendTenantRequest.FromString,
                     response_serializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.Tenant.SerializeToString,
             ),
+            'SetPlan': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetPlan,
+                    request_deserializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.SetPlanRequest.FromString,
+                    response_serializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.Tenant.SerializeToString,
+            ),
+            'SetDemand': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetDemand,
+                    request_deserializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.SetDemandRequest.FromString,
+                    response_serializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.Tenant.SerializeToString,
+            ),
+            'PinTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.PinTenant,
+                    request_deserializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.PinTenantRequest.FromString,
+                    response_serializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.Tenant.SerializeToString,
+            ),
             'CreateSource': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateSource,
                     request_deserializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.CreateSourceRequest.FromString,
                     response_serializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.CreateSourceResponse.SerializeToString,
+            ),
+            'CreateWriteKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateWriteKey,
+                    request_deserializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.CreateWriteKeyRequest.FromString,
+                    response_serializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.CreateWriteKeyResponse.SerializeToString,
             ),
             'CreateReadKey': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateReadKey,
@@ -175,6 +286,16 @@ def add_RouterServiceServicer_to_server(servicer, server):
                     request_deserializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.ResolveRequest.FromString,
                     response_serializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.ResolveResponse.SerializeToString,
             ),
+            'ListCells': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCells,
+                    request_deserializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.ListCellsRequest.FromString,
+                    response_serializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.ListCellsResponse.SerializeToString,
+            ),
+            'ListAudit': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAudit,
+                    request_deserializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.ListAuditRequest.FromString,
+                    response_serializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.ListAuditResponse.SerializeToString,
+            ),
             'Watch': grpc.unary_stream_rpc_method_handler(
                     servicer.Watch,
                     request_deserializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.WatchRequest.FromString,
@@ -189,7 +310,8 @@ def add_RouterServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RouterService:
-    """The zone's directory. Metadata `authorization: Bearer <token>`: an operator's token for all of it, a follower's for Watch.
+    """The zone's directory. Metadata `authorization: Bearer <token>`: an operator's token for all of it, a viewer's for what only reads, a
+    follower's for Watch. What changes something takes an Intent and enters what was done into the audit chain.
     """
 
     @staticmethod
@@ -208,6 +330,33 @@ class RouterService:
             target,
             '/dataflow.routing.v1.RouterService/CreateTenant',
             dataflow_dot_routing_dot_v1_dot_routing__pb2.CreateTenantRequest.SerializeToString,
+            dataflow_dot_routing_dot_v1_dot_routing__pb2.Tenant.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dataflow.routing.v1.RouterService/GetTenant',
+            dataflow_dot_routing_dot_v1_dot_routing__pb2.GetTenantRequest.SerializeToString,
             dataflow_dot_routing_dot_v1_dot_routing__pb2.Tenant.FromString,
             options,
             channel_credentials,
@@ -274,6 +423,87 @@ class RouterService:
             _registered_method=True)
 
     @staticmethod
+    def SetPlan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dataflow.routing.v1.RouterService/SetPlan',
+            dataflow_dot_routing_dot_v1_dot_routing__pb2.SetPlanRequest.SerializeToString,
+            dataflow_dot_routing_dot_v1_dot_routing__pb2.Tenant.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetDemand(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dataflow.routing.v1.RouterService/SetDemand',
+            dataflow_dot_routing_dot_v1_dot_routing__pb2.SetDemandRequest.SerializeToString,
+            dataflow_dot_routing_dot_v1_dot_routing__pb2.Tenant.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PinTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dataflow.routing.v1.RouterService/PinTenant',
+            dataflow_dot_routing_dot_v1_dot_routing__pb2.PinTenantRequest.SerializeToString,
+            dataflow_dot_routing_dot_v1_dot_routing__pb2.Tenant.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def CreateSource(request,
             target,
             options=(),
@@ -290,6 +520,33 @@ class RouterService:
             '/dataflow.routing.v1.RouterService/CreateSource',
             dataflow_dot_routing_dot_v1_dot_routing__pb2.CreateSourceRequest.SerializeToString,
             dataflow_dot_routing_dot_v1_dot_routing__pb2.CreateSourceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateWriteKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dataflow.routing.v1.RouterService/CreateWriteKey',
+            dataflow_dot_routing_dot_v1_dot_routing__pb2.CreateWriteKeyRequest.SerializeToString,
+            dataflow_dot_routing_dot_v1_dot_routing__pb2.CreateWriteKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -371,6 +628,60 @@ class RouterService:
             '/dataflow.routing.v1.RouterService/Resolve',
             dataflow_dot_routing_dot_v1_dot_routing__pb2.ResolveRequest.SerializeToString,
             dataflow_dot_routing_dot_v1_dot_routing__pb2.ResolveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCells(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dataflow.routing.v1.RouterService/ListCells',
+            dataflow_dot_routing_dot_v1_dot_routing__pb2.ListCellsRequest.SerializeToString,
+            dataflow_dot_routing_dot_v1_dot_routing__pb2.ListCellsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAudit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dataflow.routing.v1.RouterService/ListAudit',
+            dataflow_dot_routing_dot_v1_dot_routing__pb2.ListAuditRequest.SerializeToString,
+            dataflow_dot_routing_dot_v1_dot_routing__pb2.ListAuditResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,7 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RouterServiceStub:
-    """The zone's directory. Metadata `authorization: Bearer <token>`: an operator's token for all of it, a follower's for Watch."""
+    """The zone's directory. Metadata `authorization: Bearer <token>`: an operator's token for all of it, a viewer's for what only reads, a
+    follower's for Watch. What changes something takes an Intent and enters what was done into the audit chain.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -35,45 +37,77 @@ class RouterServiceStub:
     def __new__(cls, channel: _aio.Channel) -> RouterServiceAsyncStub: ...
     CreateTenant: _grpc.UnaryUnaryMultiCallable[_routing_pb2.CreateTenantRequest, _routing_pb2.Tenant]
     """Creates a tenant and places it. ALREADY_EXISTS when the name is taken."""
+    GetTenant: _grpc.UnaryUnaryMultiCallable[_routing_pb2.GetTenantRequest, _routing_pb2.Tenant]
+    """One tenant."""
     ListTenants: _grpc.UnaryUnaryMultiCallable[_routing_pb2.ListTenantsRequest, _routing_pb2.ListTenantsResponse]
     """All tenants, in name order."""
     SuspendTenant: _grpc.UnaryUnaryMultiCallable[_routing_pb2.SuspendTenantRequest, _routing_pb2.Tenant]
     """Stops or resumes taking a tenant's events."""
+    SetPlan: _grpc.UnaryUnaryMultiCallable[_routing_pb2.SetPlanRequest, _routing_pb2.Tenant]
+    """Changes what a tenant may ask."""
+    SetDemand: _grpc.UnaryUnaryMultiCallable[_routing_pb2.SetDemandRequest, _routing_pb2.Tenant]
+    """Changes what a tenant is expected to send."""
+    PinTenant: _grpc.UnaryUnaryMultiCallable[_routing_pb2.PinTenantRequest, _routing_pb2.Tenant]
+    """Pins a tenant to a cell, or takes its pin away. It stays where it lives until it is moved."""
     CreateSource: _grpc.UnaryUnaryMultiCallable[_routing_pb2.CreateSourceRequest, _routing_pb2.CreateSourceResponse]
     """Creates a source and mints its write key, which is shown this once."""
+    CreateWriteKey: _grpc.UnaryUnaryMultiCallable[_routing_pb2.CreateWriteKeyRequest, _routing_pb2.CreateWriteKeyResponse]
+    """Mints another write key of a source, e.g. to rotate, which is shown this once."""
     CreateReadKey: _grpc.UnaryUnaryMultiCallable[_routing_pb2.CreateReadKeyRequest, _routing_pb2.CreateReadKeyResponse]
     """Mints a read key of a tenant, which is shown this once."""
     RevokeKey: _grpc.UnaryUnaryMultiCallable[_routing_pb2.RevokeKeyRequest, _routing_pb2.RevokeKeyResponse]
     """Makes a key unusable, in every edge and cell within moments."""
     Resolve: _grpc.UnaryUnaryMultiCallable[_routing_pb2.ResolveRequest, _routing_pb2.ResolveResponse]
     """Where a tenant lives."""
+    ListCells: _grpc.UnaryUnaryMultiCallable[_routing_pb2.ListCellsRequest, _routing_pb2.ListCellsResponse]
+    """The zone's cells, what is taken of them and how much room there is."""
+    ListAudit: _grpc.UnaryUnaryMultiCallable[_routing_pb2.ListAuditRequest, _routing_pb2.ListAuditResponse]
+    """Who did what, oldest first; each entry is chained to the one before it."""
     Watch: _grpc.UnaryStreamMultiCallable[_routing_pb2.WatchRequest, _routing_pb2.SignedUpdate]
     """The signed placement: first everything after `after_revision`, then each change as it happens."""
 
 @_typing.type_check_only
 class RouterServiceAsyncStub(RouterServiceStub):
-    """The zone's directory. Metadata `authorization: Bearer <token>`: an operator's token for all of it, a follower's for Watch."""
+    """The zone's directory. Metadata `authorization: Bearer <token>`: an operator's token for all of it, a viewer's for what only reads, a
+    follower's for Watch. What changes something takes an Intent and enters what was done into the audit chain.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateTenant: _aio.UnaryUnaryMultiCallable[_routing_pb2.CreateTenantRequest, _routing_pb2.Tenant]  # type: ignore[assignment]
     """Creates a tenant and places it. ALREADY_EXISTS when the name is taken."""
+    GetTenant: _aio.UnaryUnaryMultiCallable[_routing_pb2.GetTenantRequest, _routing_pb2.Tenant]  # type: ignore[assignment]
+    """One tenant."""
     ListTenants: _aio.UnaryUnaryMultiCallable[_routing_pb2.ListTenantsRequest, _routing_pb2.ListTenantsResponse]  # type: ignore[assignment]
     """All tenants, in name order."""
     SuspendTenant: _aio.UnaryUnaryMultiCallable[_routing_pb2.SuspendTenantRequest, _routing_pb2.Tenant]  # type: ignore[assignment]
     """Stops or resumes taking a tenant's events."""
+    SetPlan: _aio.UnaryUnaryMultiCallable[_routing_pb2.SetPlanRequest, _routing_pb2.Tenant]  # type: ignore[assignment]
+    """Changes what a tenant may ask."""
+    SetDemand: _aio.UnaryUnaryMultiCallable[_routing_pb2.SetDemandRequest, _routing_pb2.Tenant]  # type: ignore[assignment]
+    """Changes what a tenant is expected to send."""
+    PinTenant: _aio.UnaryUnaryMultiCallable[_routing_pb2.PinTenantRequest, _routing_pb2.Tenant]  # type: ignore[assignment]
+    """Pins a tenant to a cell, or takes its pin away. It stays where it lives until it is moved."""
     CreateSource: _aio.UnaryUnaryMultiCallable[_routing_pb2.CreateSourceRequest, _routing_pb2.CreateSourceResponse]  # type: ignore[assignment]
     """Creates a source and mints its write key, which is shown this once."""
+    CreateWriteKey: _aio.UnaryUnaryMultiCallable[_routing_pb2.CreateWriteKeyRequest, _routing_pb2.CreateWriteKeyResponse]  # type: ignore[assignment]
+    """Mints another write key of a source, e.g. to rotate, which is shown this once."""
     CreateReadKey: _aio.UnaryUnaryMultiCallable[_routing_pb2.CreateReadKeyRequest, _routing_pb2.CreateReadKeyResponse]  # type: ignore[assignment]
     """Mints a read key of a tenant, which is shown this once."""
     RevokeKey: _aio.UnaryUnaryMultiCallable[_routing_pb2.RevokeKeyRequest, _routing_pb2.RevokeKeyResponse]  # type: ignore[assignment]
     """Makes a key unusable, in every edge and cell within moments."""
     Resolve: _aio.UnaryUnaryMultiCallable[_routing_pb2.ResolveRequest, _routing_pb2.ResolveResponse]  # type: ignore[assignment]
     """Where a tenant lives."""
+    ListCells: _aio.UnaryUnaryMultiCallable[_routing_pb2.ListCellsRequest, _routing_pb2.ListCellsResponse]  # type: ignore[assignment]
+    """The zone's cells, what is taken of them and how much room there is."""
+    ListAudit: _aio.UnaryUnaryMultiCallable[_routing_pb2.ListAuditRequest, _routing_pb2.ListAuditResponse]  # type: ignore[assignment]
+    """Who did what, oldest first; each entry is chained to the one before it."""
     Watch: _aio.UnaryStreamMultiCallable[_routing_pb2.WatchRequest, _routing_pb2.SignedUpdate]  # type: ignore[assignment]
     """The signed placement: first everything after `after_revision`, then each change as it happens."""
 
 class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
-    """The zone's directory. Metadata `authorization: Bearer <token>`: an operator's token for all of it, a follower's for Watch."""
+    """The zone's directory. Metadata `authorization: Bearer <token>`: an operator's token for all of it, a viewer's for what only reads, a
+    follower's for Watch. What changes something takes an Intent and enters what was done into the audit chain.
+    """
 
     @_abc_1.abstractmethod
     def CreateTenant(
@@ -82,6 +116,14 @@ class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_routing_pb2.Tenant, _abc.Awaitable[_routing_pb2.Tenant]]:
         """Creates a tenant and places it. ALREADY_EXISTS when the name is taken."""
+
+    @_abc_1.abstractmethod
+    def GetTenant(
+        self,
+        request: _routing_pb2.GetTenantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_routing_pb2.Tenant, _abc.Awaitable[_routing_pb2.Tenant]]:
+        """One tenant."""
 
     @_abc_1.abstractmethod
     def ListTenants(
@@ -100,12 +142,44 @@ class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
         """Stops or resumes taking a tenant's events."""
 
     @_abc_1.abstractmethod
+    def SetPlan(
+        self,
+        request: _routing_pb2.SetPlanRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_routing_pb2.Tenant, _abc.Awaitable[_routing_pb2.Tenant]]:
+        """Changes what a tenant may ask."""
+
+    @_abc_1.abstractmethod
+    def SetDemand(
+        self,
+        request: _routing_pb2.SetDemandRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_routing_pb2.Tenant, _abc.Awaitable[_routing_pb2.Tenant]]:
+        """Changes what a tenant is expected to send."""
+
+    @_abc_1.abstractmethod
+    def PinTenant(
+        self,
+        request: _routing_pb2.PinTenantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_routing_pb2.Tenant, _abc.Awaitable[_routing_pb2.Tenant]]:
+        """Pins a tenant to a cell, or takes its pin away. It stays where it lives until it is moved."""
+
+    @_abc_1.abstractmethod
     def CreateSource(
         self,
         request: _routing_pb2.CreateSourceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_routing_pb2.CreateSourceResponse, _abc.Awaitable[_routing_pb2.CreateSourceResponse]]:
         """Creates a source and mints its write key, which is shown this once."""
+
+    @_abc_1.abstractmethod
+    def CreateWriteKey(
+        self,
+        request: _routing_pb2.CreateWriteKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_routing_pb2.CreateWriteKeyResponse, _abc.Awaitable[_routing_pb2.CreateWriteKeyResponse]]:
+        """Mints another write key of a source, e.g. to rotate, which is shown this once."""
 
     @_abc_1.abstractmethod
     def CreateReadKey(
@@ -130,6 +204,22 @@ class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_routing_pb2.ResolveResponse, _abc.Awaitable[_routing_pb2.ResolveResponse]]:
         """Where a tenant lives."""
+
+    @_abc_1.abstractmethod
+    def ListCells(
+        self,
+        request: _routing_pb2.ListCellsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_routing_pb2.ListCellsResponse, _abc.Awaitable[_routing_pb2.ListCellsResponse]]:
+        """The zone's cells, what is taken of them and how much room there is."""
+
+    @_abc_1.abstractmethod
+    def ListAudit(
+        self,
+        request: _routing_pb2.ListAuditRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_routing_pb2.ListAuditResponse, _abc.Awaitable[_routing_pb2.ListAuditResponse]]:
+        """Who did what, oldest first; each entry is chained to the one before it."""
 
     @_abc_1.abstractmethod
     def Watch(
