@@ -32,36 +32,95 @@ class Directory:
         await self._channel.close()
 
     async def create_tenant(
-        self, name: str, *, pinned_cell: str = "", dedicated_schema: bool = False, plan: pb.Plan | None = None
+        self,
+        name: str,
+        *,
+        pinned_cell: str = "",
+        dedicated_schema: bool = False,
+        plan: pb.Plan | None = None,
+        demand: float = 0.0,
+        pin: pb.Pin | None = None,
+        intent: pb.Intent | None = None,
     ) -> pb.Tenant:
         """A new tenant, placed by the directory unless pinned."""
-        request = pb.CreateTenantRequest(name=name, pinned_cell=pinned_cell, dedicated_schema=dedicated_schema, plan=plan)
+        request = pb.CreateTenantRequest(
+            name=name, pinned_cell=pinned_cell, dedicated_schema=dedicated_schema, plan=plan, demand=demand, pin=pin, intent=intent
+        )
         answer: pb.Tenant = await self._call(self._stub.CreateTenant, request)
         return answer
+
+    async def find_tenant(self, name: str) -> pb.Tenant | None:
+        """The tenant, or None when the zone has none of that name."""
+        try:
+            found: pb.Tenant = await self._stub.GetTenant(pb.GetTenantRequest(tenant=name), metadata=self._metadata, timeout=CALL_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.NOT_FOUND:
+                return None
+            raise Unable(*explain(error, f"the directory at {self._address}")) from error
+        return found
 
     async def list_tenants(self) -> Sequence[pb.Tenant]:
         """All tenants of the zone in name order."""
         answer: pb.ListTenantsResponse = await self._call(self._stub.ListTenants, pb.ListTenantsRequest())
         return answer.tenants
 
-    async def create_source(self, tenant: str, name: str) -> tuple[pb.Source, str]:
+    async def suspend_tenant(self, tenant: str, suspended: bool, intent: pb.Intent | None = None) -> pb.Tenant:
+        """Stops or resumes it."""
+        request = pb.SuspendTenantRequest(tenant=tenant, suspended=suspended, intent=intent)
+        answer: pb.Tenant = await self._call(self._stub.SuspendTenant, request)
+        return answer
+
+    async def set_plan(self, tenant: str, plan: pb.Plan, intent: pb.Intent | None = None) -> pb.Tenant:
+        """The whole plan."""
+        answer: pb.Tenant = await self._call(self._stub.SetPlan, pb.SetPlanRequest(tenant=tenant, plan=plan, intent=intent))
+        return answer
+
+    async def set_demand(self, tenant: str, demand: float, intent: pb.Intent | None = None) -> pb.Tenant:
+        """Events per second that it is expected to send."""
+        answer: pb.Tenant = await self._call(self._stub.SetDemand, pb.SetDemandRequest(tenant=tenant, demand=demand, intent=intent))
+        return answer
+
+    async def pin_tenant(self, tenant: str, pin: pb.Pin | None, intent: pb.Intent | None = None) -> pb.Tenant:
+        """Pins it; None takes the pin away."""
+        answer: pb.Tenant = await self._call(self._stub.PinTenant, pb.PinTenantRequest(tenant=tenant, pin=pin, intent=intent))
+        return answer
+
+    async def create_source(self, tenant: str, name: str, intent: pb.Intent | None = None) -> tuple[pb.Source, str]:
         """A new source and its write key, which nobody can show again."""
-        answer: pb.CreateSourceResponse = await self._call(self._stub.CreateSource, pb.CreateSourceRequest(tenant=tenant, name=name))
+        request = pb.CreateSourceRequest(tenant=tenant, name=name, intent=intent)
+        answer: pb.CreateSourceResponse = await self._call(self._stub.CreateSource, request)
         return answer.source, answer.write_key
 
-    async def create_read_key(self, tenant: str) -> str:
+    async def create_write_key(self, tenant: str, source: str, intent: pb.Intent | None = None) -> tuple[pb.Source, str]:
+        """The source and another write key of it, which nobody can show again."""
+        request = pb.CreateWriteKeyRequest(tenant=tenant, source=source, intent=intent)
+        answer: pb.CreateWriteKeyResponse = await self._call(self._stub.CreateWriteKey, request)
+        return answer.source, answer.write_key
+
+    async def create_read_key(self, tenant: str, intent: pb.Intent | None = None) -> str:
         """A new read key of the tenant, which nobody can show again."""
-        answer: pb.CreateReadKeyResponse = await self._call(self._stub.CreateReadKey, pb.CreateReadKeyRequest(tenant=tenant))
+        request = pb.CreateReadKeyRequest(tenant=tenant, intent=intent)
+        answer: pb.CreateReadKeyResponse = await self._call(self._stub.CreateReadKey, request)
         return answer.read_key
+
+    async def list_cells(self) -> Sequence[pb.CellState]:
+        """The zone's cells in name order."""
+        answer: pb.ListCellsResponse = await self._call(self._stub.ListCells, pb.ListCellsRequest())
+        return answer.cells
+
+    async def list_audit(self, after: int = 0, limit: int = 0) -> Sequence[pb.AuditEntry]:
+        """What was done, oldest first."""
+        answer: pb.ListAuditResponse = await self._call(self._stub.ListAudit, pb.ListAuditRequest(after=after, limit=limit))
+        return answer.entries
 
     async def resolve(self, tenant: str) -> pb.ResolveResponse:
         """Where the tenant lives."""
         answer: pb.ResolveResponse = await self._call(self._stub.Resolve, pb.ResolveRequest(tenant=tenant))
         return answer
 
-    async def revoke_key(self, key_hash: str) -> int:
+    async def revoke_key(self, key_hash: str, intent: pb.Intent | None = None) -> int:
         """The revision from which on the key is refused."""
-        answer: pb.RevokeKeyResponse = await self._call(self._stub.RevokeKey, pb.RevokeKeyRequest(hash=key_hash))
+        answer: pb.RevokeKeyResponse = await self._call(self._stub.RevokeKey, pb.RevokeKeyRequest(hash=key_hash, intent=intent))
         return answer.revision
 
     async def _call(self, method: Any, request: object) -> Any:

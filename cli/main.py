@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from cli.commands import demo, events, fleet, tenants
+from cli.commands import demo, directory, events, fleet, keys, tenants
 from cli.errors import Unable
 
 
@@ -15,7 +15,8 @@ def dataflow() -> None:
     """A multi-region customer data platform on this machine: start it, make tenants, look at events."""
 
 
-for _command in (*fleet.COMMANDS, tenants.tenants, tenants.sources, tenants.keys, events.events, demo.demo):
+_GROUPS = (tenants.tenants, keys.sources, keys.keys, events.events, directory.cells, directory.audit)
+for _command in (*fleet.COMMANDS, *_GROUPS, demo.demo):
     dataflow.add_command(_command)
 
 

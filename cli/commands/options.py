@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 from rich.console import Console
@@ -14,8 +15,10 @@ from rich.console import Console
 from cli.errors import Unable
 from cli.local.access import Access, attach
 from cli.local.state import default_folder
+from dataflow.routing.v1 import routing_pb2 as pb
 
 Answer = TypeVar("Answer")
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 state_option = click.option(
     "--state",
@@ -25,6 +28,28 @@ state_option = click.option(
     envvar="DATAFLOW_STATE",
     help="State directory of the fleet.",
 )
+
+
+output_option = click.option(
+    "--output", type=click.Choice(("table", "json")), default="table", show_default=True, help="For people, or for programs: a line each."
+)
+
+
+def intent_options(command: Command) -> Command:
+    """`--dry-run` and `--request-id`, as one argument `intent`."""
+
+    @click.option("--dry-run", is_flag=True, help="Check everything and say what would be done; keep nothing.")
+    @click.option("--request-id", default="", help="Name the request: repeated within a day it does nothing a second time.")
+    @functools.wraps(command)
+    def asked(*arguments: Any, dry_run: bool, request_id: str, **options: Any) -> Any:
+        return command(*arguments, intent=pb.Intent(dry_run=dry_run, request_id=request_id), **options)
+
+    return cast("Command", asked)
+
+
+def would(intent: pb.Intent) -> str:
+    """What stands before words about a change that was only tried."""
+    return "dry run, nothing is kept: " if intent.dry_run else ""
 
 
 def console() -> Console:
@@ -57,6 +82,6 @@ async def zone_of_tenant(access: Access, tenant: str) -> str:
     """The residency zone that the tenant lives in, as the directories say. Raises Unable when none knows it."""
     for zone in access.zones():
         async with access.directory(zone) as directory:
-            if any(found.name == tenant for found in await directory.list_tenants()):
+            if await directory.find_tenant(tenant) is not None:
                 return zone
     raise Unable(f"there is no tenant {tenant}", "`dataflow tenants list` shows all, `dataflow tenants create` makes one")
