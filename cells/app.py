@@ -18,7 +18,7 @@ import structlog
 from cells import ops, roles
 from cells.admission.directory import GrpcDirectory
 from cells.admission.follow import Follower
-from cells.config import ROLES, Config, Role
+from cells.config import ROLES, Config, Role, load
 from cells.defects import HttpShell, Report
 from cells.metrics import METRICS
 from cells.pace import Pace
@@ -118,9 +118,10 @@ def _start(process: Process, name: str, task: asyncio.Future[None], log: structl
 def main(role: Role) -> None:
     """A cell's process. Settings come from DATAFLOW_* variables (docs/configuration.md)."""
     try:
-        config = settings.load(Config, os.environ)
+        config = load(os.environ, role)
         run(lambda stop: serve(config, role, stop))
     except (settings.BadSettings, Failure, OSError, RuntimeError, ValueError) as error:
+        logs.configure("cell").error("cannot go on", why=str(error))
         sys.exit(f"cell: {error}")
 
 

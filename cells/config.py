@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
 from cells.eventlog.access import Access, Mechanism, Security
+from kernel.process import settings
 from kernel.process.settings import BadSettings
 
 Role = Literal["all", "ingest", "processing", "storage"]
 ROLES: tuple[Role, ...] = ("all", "ingest", "processing", "storage")
+_STORE = ("apply_dsn", "query_dsn", "audit_dsn")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +78,55 @@ class ProvisionConfig(_LogFields):
     log_partitions: int = 4
     log_replication: int = 3
     log_min_in_sync: int = 2
+
+
+def load(environ: Mapping[str, str], role: Role) -> Config:
+    """The settings of a cell's process with this role. Raises BadSettings with every problem: what is missing, what is not understood, and
+    what the role or the log's kind needs besides. A PostgreSQL URL names server, database and role: nothing is taken from elsewhere.
+    """
+    found: Config | None = None
+    try:
+        found = settings.load(Config, environ)
+        problems = [] if found.log_kind == "postgres" or role == "storage" else _problems_of_kafka(found)
+    except BadSettings as error:
+        problems = error.problems
+    problems += _missing(environ, role)
+    problems += [f"{_variable(name)}: {why}" for name in ("grpc_address", "http_address") if (why := _address(environ, name))]
+    if problems or found is None:
+        raise BadSettings(problems)
+    return found
+
+
+def _missing(environ: Mapping[str, str], role: Role) -> list[str]:
+    """What PostgreSQL URLs and addresses the role lacks."""
+    wanted = dict.fromkeys(_STORE, f"role {role}") if role in ("all", "storage") else {}
+    if role != "storage" and environ.get(_variable("log_kind"), "postgres") == "postgres":
+        wanted["log_dsn"] = "log_kind postgres"
+    problems = []
+    for name, why in wanted.items():
+        text = environ.get(_variable(name), "")
+        parts = urlsplit(text)
+        if not text:
+            problems.append(f"{_variable(name)} is required by {why}")
+        elif parts.scheme not in ("postgres", "postgresql") or not (parts.hostname and parts.username and database_of(text)):
+            problems.append(f"{_variable(name)}: it is not postgresql://role:password@host:port/database")
+    if role == "processing" and not environ.get(_variable("storage_address")):
+        problems.append(f"{_variable('storage_address')} is required by role processing")
+    return problems
+
+
+def _address(environ: Mapping[str, str], name: str) -> str | None:
+    text = environ.get(_variable(name), "127.0.0.1:0")
+    host, _, port = text.rpartition(":")
+    return None if host and port.isdecimal() and int(port) < 1 << 16 else f"{text!r} is not host:port"
+
+
+def _problems_of_kafka(config: Config) -> list[str]:
+    try:
+        kafka_access(config)
+    except BadSettings as error:
+        return error.problems
+    return []
 
 
 def kafka_access(config: Config | ProvisionConfig) -> Access:

@@ -29,6 +29,7 @@ else:
 CONNECT_SECONDS_MAX: Final = 5.0
 EVENT_COLUMNS: Final = tuple("log_offset" if name == "offset" else name for name in EventRow._fields)
 RECORD_COLUMNS: Final = tuple("log_offset" if name == "offset" else name for name in RecordRow._fields)
+REFUSED: Final = (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError)
 # InternalClientError: a dying server's last words reached an idle connection. InvalidCachedStatementError: a migration changed a
 # table under a prepared statement, which is prepared anew the next time.
 NOT_NOW: Final = (
@@ -101,6 +102,7 @@ class Session:
         plans: dict[str, str],
     ) -> None:
         self._dsn = dsn
+        self._who = urlsplit(dsn).username or "us"
         self._bounds = bounds
         self._settings = {
             **plans,
@@ -131,6 +133,8 @@ class Session:
                     raise
                 finally:
                     await pool.release(connection)
+        except REFUSED as error:
+            raise Failure(Reason.STORE_UNAVAILABLE, f"PostgreSQL refuses {self._who}: a wrong password, role or database") from error
         except NOT_NOW as error:
             raise Failure(Reason.STORE_UNAVAILABLE, type(error).__name__) from error
 

@@ -71,3 +71,17 @@ async def test_a_store_may_be_opened_while_its_database_is_down(server: Postgres
     await server.start()
     assert await store.positions() == {}
     await store.close()
+
+
+async def test_a_refused_login_is_no_defect(server: Postgres) -> None:
+    """A wrong password, and a database that is not there: STORE_UNAVAILABLE names the role; with the right one the next call is fine."""
+    dsns = await provision(server.dsn("cell"), PASSWORDS)
+    for wrong in (dsns.apply.replace(PASSWORDS.apply, "guess"), dsns.apply.replace("/cell", "/sell")):
+        store = PostgresStore(wrong, ManualClock(NOW), MemoryMeter())
+        with pytest.raises(Failure, match="refuses df_apply") as caught:
+            await store.positions()
+        assert caught.value.reason is Reason.STORE_UNAVAILABLE
+        await store.close()
+    store = PostgresStore(dsns.apply, ManualClock(NOW), MemoryMeter())
+    assert await store.positions() == {}
+    await store.close()
