@@ -46,7 +46,9 @@ async def _one(bench: Bench, scenario: Scenario, teller: Teller, output: Path) -
         if short.events_per_second != SCENARIOS[scenario.name].events_per_second:
             command += f" --rate {short.events_per_second:g}"
         command += " --log kafka" if bench.log == "kafka" else ""
-        found.append(await play(bench, short, How(protocol, warmup_seconds=_WARMUP_SECONDS), teller, command, short=True))
+        changes = (f"rate {short.events_per_second:g}",) if " --rate " in command else ()
+        how = How(protocol, warmup_seconds=_WARMUP_SECONDS)
+        found.append(await play(bench, short, how, teller, command, short=True, altered=changes))
         picture.draw(path.with_suffix(".svg"), f"{scenario.name}, {protocol}, log in {bench.log}", found[-1].shown)
         report.write(path, report.document(found[-1:]))
     return found
@@ -60,11 +62,14 @@ async def _one(bench: Bench, scenario: Scenario, teller: Teller, output: Path) -
 def main(log: Log, only: tuple[str, ...], scale: float, output: Path) -> None:
     """The figures of docs/validation.md."""
     console = Console(width=120)
+    if scale != 1 and output == OUTPUT:
+        raise click.UsageError(f"a look at another scale is no figure: give it an --output of its own, not {OUTPUT}")
     chosen = [SCENARIOS[name] for name in only] or list(SCENARIOS.values())
     scenarios = [replace(scenario, events_per_second=scenario.events_per_second * scale) for scenario in chosen]
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         played = runner.run(_all(scenarios, log, Teller(console), output))
     report.show_rows(console, played)
+    console.print(f"{output} holds the figures and the pictures")
     sys.exit(0 if all(one.holds for one in played) else 2)
 
 

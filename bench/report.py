@@ -42,8 +42,8 @@ class Played:
 
     @property
     def reached(self) -> bool:
-        """Every target."""
-        return all(row.reached is not False for row in self.rows)
+        """Every target. What is not the scenario as it was promised has none."""
+        return bool(self.altered) or all(row.reached is not False for row in self.rows)
 
 
 def document(played: Sequence[Played]) -> dict[str, object]:
@@ -84,7 +84,7 @@ def _entry(played: Played, row: Row) -> dict[str, object]:
         "altered": list(played.altered),
         "command": played.command,
     }
-    reached = {} if row.reached is None else {"reached": row.reached}
+    reached = {} if row.reached is None or played.altered else {"reached": row.reached}
     return entry | reached | ({} if row.spread is None else {"spread": [round(value, 3) for value in row.spread]})
 
 
@@ -126,7 +126,8 @@ def show_rows(console: Console, played: Sequence[Played]) -> None:
     for one in played:
         for row in one.rows:
             label = f"{one.runs[0].protocol}{', ' if row.label else ''}{row.label}"
-            word = "[red]VOID[/red]" if not one.holds else {True: "reached", False: "[red]missed[/red]", None: ""}[row.reached]
+            reached = None if one.altered else row.reached
+            word = "[red]VOID[/red]" if not one.holds else {True: "reached", False: "[red]missed[/red]", None: ""}[reached]
             notes = (word, "disturbed" if any(run.disturbed for run in one.runs) else "", "short" if one.short else "", *one.altered)
             spread = "" if row.spread is None else f" ({row.spread[0]:,.3g} to {row.spread[1]:,.3g})"
             table.add_row(
