@@ -8,6 +8,13 @@ from cells.admission import metrics as admission
 from cells.ingest import metrics as ingest
 from cells.processing import metrics as processing
 from cells.storage import metrics as storage
-from kernel.metrics import PROCESS
+from kernel.metrics import PROCESS, Metric
 
-METRICS: Final = (*PROCESS, *admission.METRICS, *ingest.METRICS, *processing.METRICS, *storage.METRICS)
+CELL_DEGRADED: Final = Metric(
+    "dataflow_cell_degraded",
+    "gauge",
+    "1 while a part of this process does not work although it serves the rest, e.g. the event log",
+    "`/readyz` says why, under `degraded`; see the runbook kafka-is-away",
+    ("part",),
+)
+METRICS: Final = (CELL_DEGRADED, *PROCESS, *admission.METRICS, *ingest.METRICS, *processing.METRICS, *storage.METRICS)

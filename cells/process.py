@@ -11,6 +11,7 @@ from starlette.routing import BaseRoute
 
 from cells.admission.follow import Follower
 from cells.config import Config
+from cells.metrics import CELL_DEGRADED
 from cells.pace import Pace
 from cells.server import GrpcServer
 from cells.tracing import Spans
@@ -62,8 +63,10 @@ class Process:
                 await probe()
             except Failure as failure:
                 self.degraded[part] = failure.message
+                self.meter.set(CELL_DEGRADED, 1, part=part)
                 raise
             self.degraded.pop(part, None)
+            self.meter.set(CELL_DEGRADED, 0, part=part)
 
         self.every(f"watch the {part}", seconds, look)
 

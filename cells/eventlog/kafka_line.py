@@ -59,7 +59,7 @@ class Line:
         except TimeoutError as error:
             raise Lost(f"{_said(address)} does not answer", _WAY) from error
         except (KafkaError, OSError, ValueError) as error:
-            raise Lost(f"{_said(address)}: {error}", _WAY) from error
+            raise Lost(f"{_said(address)}: {str(error) or type(error).__name__}", _WAY) from error
 
     async def _ask(self, address: Address, request: Any) -> Any:
         if self._ended:

@@ -19,19 +19,24 @@ _FETCHES_MAX = 200
 async def locate(log: EventLog, store: Applier, tenant: TenantId, message_id: str) -> Position | None:
     """Its position, or None: not in the log, applied already, or further behind than a search may look. Breathes between records.
 
-    Raises Failure(OVERLOADED) when the search takes longer than a query may.
+    Raises Failure when the search takes longer than a query may: OVERLOADED, or LOG_UNAVAILABLE when the log gave nothing in that time.
     """
+    looked_at: list[int] = []
     try:
         async with asyncio.timeout(limits.QUERY_SECONDS_MAX):
-            return await _search(log, store, tenant, message_id)
+            return await _search(log, store, tenant, message_id, looked_at)
     except TimeoutError:
+        if not looked_at:
+            raise Failure(Reason.LOG_UNAVAILABLE, "it does not answer", retry_after_seconds=1) from None
         raise Failure(Reason.OVERLOADED, "too much of the log is not applied yet", retry_after_seconds=1) from None
 
 
-async def _search(log: EventLog, store: Applier, tenant: TenantId, message_id: str) -> Position | None:
+async def _search(log: EventLog, store: Applier, tenant: TenantId, message_id: str, looked_at: list[int]) -> Position | None:
+    """`looked_at` takes the partitions of which a record was looked at."""
     positions = await store.positions()
     for partition, bounds in (await log.bounds()).items():
         async for entry in _unapplied(log, partition, max(bounds.first, positions.get(partition, 0)), bounds.next):
+            looked_at[:] = [partition]
             ordinal = _ordinal(entry.record.body, message_id) if entry.record.tenant == tenant else None
             if ordinal is not None:
                 return Position(partition, entry.offset, ordinal)

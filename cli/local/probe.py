@@ -30,7 +30,7 @@ def tcp(port: int, host: str = "127.0.0.1") -> Probe:
             async with asyncio.timeout(PROBE_SECONDS):
                 _, writer = await asyncio.open_connection(host, port)
         except (OSError, TimeoutError) as error:
-            return Silence(f"port {port}: {error or 'no answer in time'}")
+            return Silence(f"port {port}: {str(error) or 'no answer in time'}")
         writer.transport.abort()
         return None
 
@@ -45,7 +45,7 @@ def http(port: int, path: str = "/readyz", host: str = "127.0.0.1") -> Probe:
             async with asyncio.timeout(PROBE_SECONDS):
                 status, body = await _get(host, port, path)
         except (OSError, TimeoutError) as error:
-            return Silence(f"port {port}: {error or 'no answer in time'}")
+            return Silence(f"port {port}: {str(error) or 'no answer in time'}")
         except ValueError as error:
             return f"port {port}: {error}"
         return None if status == 200 else f"{status} {' '.join(body.split())[:200]}"
@@ -61,7 +61,7 @@ def kafka(port: int, name: str, node: int, host: str = "127.0.0.1") -> Probe:
             async with asyncio.timeout(PROBE_SECONDS):
                 found, nodes = _members(await _ask_kafka(host, port))
         except (OSError, TimeoutError, EOFError) as error:
-            return Silence(f"port {port}: {error or 'no answer in time'}")
+            return Silence(f"port {port}: {str(error) or 'no answer in time'}")
         except (ValueError, struct.error) as error:
             return f"port {port}: it does not speak Kafka: {error}"
         if found != name:

@@ -56,7 +56,7 @@ class StateFolder:
             os.close(lock)
             raise Unable(
                 f"a fleet already runs in {self.path} (pid {self.holder() or 'unknown'})",
-                "stop it with `dataflow down`, or start another with --state and --port-base",
+                f"stop it with `dataflow down --state {self.path}`, or start another with --state and --port-base",
             ) from error
         os.ftruncate(lock, 0)
         os.write(lock, str(os.getpid()).encode())

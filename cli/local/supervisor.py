@@ -166,7 +166,7 @@ class Supervisor:
                 said = tail(one.spec.log, 1).strip()
                 self._give_up(one, f"{one.spec.name} died {quick_deaths} times in a row: {how}; its last words in {one.spec.log}: {said}")
                 return
-            self._tell(one, "down", how)
+            self._tell(one, "down", f"{how}: {tail(one.spec.log, 1).strip()}")
             await asyncio.sleep(delay)
 
     async def _watch(self, one: _Watched, child: Child) -> None:
