@@ -352,13 +352,20 @@ async def test_a_deadline_in_the_past_applies_nothing(room: Room) -> None:
 
 @pytest.mark.postgres
 async def test_a_connection_killed_in_mid_apply_leaves_all_or_nothing(postgres_room: Room) -> None:
-    """An apply whose backend is terminated while it waits raises STORE_UNAVAILABLE; applying again then stores all of it."""
+    """An apply whose backend is terminated while it waits raises STORE_UNAVAILABLE; applying again then stores all of it, claims and
+    traits included: nothing was taken for settled that was not committed."""
     room = postgres_room
     await room.apply(effects(event("m1")))
+    again = effects(
+        event("m2"),
+        dead_letters=(LETTER,),
+        identities=(IdentityClaim(ACME, "u:ann", "a:1"),),
+        traits=(TraitClaim(ACME, "a:1", "plan", '"gold"', NOW, "m2"),),
+    )
     blocker = await asyncpg.connect(room.admin_dsn)
     try:
         await blocker.execute("BEGIN; LOCK TABLE tenants.ledger IN EXCLUSIVE MODE")
-        doomed = asyncio.create_task(room.apply(effects(event("m2"), dead_letters=(LETTER,))))
+        doomed = asyncio.create_task(room.apply(again))
         kill = (
             "SELECT count(pg_terminate_backend(pid)) > 0 FROM pg_stat_activity"
             " WHERE datname = current_database() AND usename = 'df_apply' AND wait_event_type = 'Lock'"
@@ -375,21 +382,10 @@ async def test_a_connection_killed_in_mid_apply_leaves_all_or_nothing(postgres_r
         assert await room.ids() == ["m1"]
         assert await room.store.positions() == {0: 1}
         await blocker.execute("ROLLBACK")
-        assert await room.apply(effects(event("m2"), dead_letters=(LETTER,))) == Applied(1, 0, 1, 0, 0)
+        assert await room.reader.profile(ACME, "u:ann") is None
+        assert await room.apply(again) == Applied(1, 0, 1, 0, 0)
+        profile = await room.reader.profile(ACME, "u:ann")
+        assert profile is not None
+        assert (profile.anonymous_ids, dict(profile.traits)) == (("1",), {"plan": '"gold"'})
     finally:
         await blocker.close()
-
-
-@pytest.mark.postgres
-async def test_a_stuck_apply_ends_at_its_deadline(postgres_room: Room) -> None:
-    """Whatever the server does, the caller hears STORE_UNAVAILABLE about when its deadline is over, and nothing was applied."""
-    room = postgres_room
-    blocker = await asyncpg.connect(room.admin_dsn)
-    try:
-        await blocker.execute("BEGIN; LOCK TABLE tenants.event_row IN ACCESS EXCLUSIVE MODE")
-        with pytest.raises(Failure):
-            await room.store.apply(Apply(effects(event("m1")), Claim(CELL, {ACME: Epoch(1)}), 0, 1), room.clock.monotonic() + 0.2)
-        await blocker.execute("ROLLBACK")
-    finally:
-        await blocker.close()
-    assert await room.apply(effects(event("m1"))) == Applied(1, 0, 0, 0, 0)

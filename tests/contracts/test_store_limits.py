@@ -5,13 +5,16 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
+import asyncpg
 import pytest
 
 from cells.storage import tally
 from kernel import limits
 from kernel.clock import DAY, Micros
-from kernel.effects import Applied, DeadLetter, IdentityClaim, TraitClaim, Unkeepable
-from tests.support.storage_room import ACME, EVER, NOW, Room, effects, event, memory_room, postgres_room, room
+from kernel.effects import Applied, Apply, DeadLetter, IdentityClaim, TraitClaim, Unkeepable
+from kernel.epoch import Claim, Epoch
+from kernel.errors import Failure
+from tests.support.storage_room import ACME, CELL, EVER, NOW, Room, effects, event, memory_room, postgres_room, room
 
 __all__ = ["memory_room", "postgres_room", "room"]
 
@@ -125,3 +128,18 @@ async def test_a_defect_of_ours_buries_nothing(postgres_room: Room, monkeypatch:
             assert not isinstance(raised.value, Unkeepable)
     assert await postgres_room.store.positions() == {}
     assert await postgres_room.apply(effects(event("m0"))) == Applied(1, 0, 0, 0, 0)
+
+
+@pytest.mark.postgres
+async def test_a_stuck_apply_ends_at_its_deadline(postgres_room: Room) -> None:
+    """Whatever the server does, the caller hears STORE_UNAVAILABLE about when its deadline is over, and nothing was applied."""
+    room = postgres_room
+    blocker = await asyncpg.connect(room.admin_dsn)
+    try:
+        await blocker.execute("BEGIN; LOCK TABLE tenants.event_row IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(Failure):
+            await room.store.apply(Apply(effects(event("m1")), Claim(CELL, {ACME: Epoch(1)}), 0, 1), room.clock.monotonic() + 0.2)
+        await blocker.execute("ROLLBACK")
+    finally:
+        await blocker.close()
+    assert await room.apply(effects(event("m1"))) == Applied(1, 0, 0, 0, 0)

@@ -7,16 +7,19 @@ import json
 import random
 from collections import defaultdict
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cells.admission.table import Tenant
 from cells.eventlog import codec
+from cells.eventlog.log import Record
 from cells.eventlog.memory import MemoryLog
-from cells.ingest import quota
+from cells.ingest import accept, quota
 from cells.ingest.accept import Acceptor, Batch
 from cells.ingest.authenticate import Sender
 from kernel.epoch import Epoch
+from kernel.errors import Failure, Reason
 from kernel.ids import SourceId, TenantId
 from kernel.limits import Plan
 from kernel.metrics import MemoryMeter
@@ -75,3 +78,58 @@ def test_in_a_shared_bucket_the_large_get_their_turn_beside_the_small(large: int
             served += wait is None and events == large
     assert served
     assert taken <= now * rate + max(large, small) + 1
+
+
+class Halting(MemoryLog):
+    """A log whose partition 0 refuses at once while the others wait for a word."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        super().__init__(PARTITIONS, clock)
+        self.word = asyncio.Event()
+        self.waiting = 0
+
+    async def append(self, partition: int, record: Record, deadline: float) -> int:
+        """See the class."""
+        if partition == 0:
+            raise Failure(Reason.LOG_UNAVAILABLE)
+        self.waiting += 1
+        await self.word.wait()
+        self.waiting -= 1
+        return await super().append(partition, record, deadline)
+
+
+async def test_a_request_fails_only_after_all_its_appends_have_ended() -> None:
+    """Law: while one of them may still become durable nobody is told that the request failed, and a drain waits for it."""
+    clock = ManualClock()
+    log = Halting(clock)
+    acceptor = Acceptor(CELL, log, clock, MemoryMeter(), lambda: "assigned")
+    sender = Sender(Tenant(TenantId("acme"), CELL, Epoch(1), Plan(spread=PARTITIONS)), SourceId("web"))
+    users = [_event(f"m{number}", f"user-{number}") for number in range(40)]
+    request = asyncio.create_task(acceptor.accept(sender, None, Batch(users, None), 60.0))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert log.waiting == PARTITIONS - 1
+    assert not request.done()
+    log.word.set()
+    with pytest.raises(Failure):
+        await request
+    assert log.waiting == 0
+
+
+async def test_the_least_recently_used_bucket_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law: with more tenants than buckets the one that was quiet for longest starts afresh; whoever sends now keeps to its quota."""
+    monkeypatch.setattr(accept, "_BUCKETS_MAX", 2)
+    clock = ManualClock()
+    acceptor = Acceptor(CELL, MemoryLog(PARTITIONS, clock), clock, MemoryMeter(), lambda: "assigned")
+
+    async def send(name: str) -> None:
+        plan = Plan(events_per_second=0.001, burst_events=1)
+        sender = Sender(Tenant(TenantId(name), CELL, Epoch(1), plan), SourceId("web"))
+        await acceptor.accept(sender, None, Batch([_event(name, "u")], None), 60.0)
+
+    for name in ("one", "two", "three"):
+        await send(name)
+    for name in ("two", "three"):
+        with pytest.raises(Failure, match="QUOTA_EXCEEDED"):
+            await send(name)
+    await send("one")

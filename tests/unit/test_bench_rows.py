@@ -122,6 +122,9 @@ def test_growth_compares_what_an_event_costs() -> None:
         return run
 
     rises = {kind: played("growth", keep, keep, dearer(kind), seconds=4)[1] for kind in CPU}
+    assert [one.figure for one in played("growth", keep, dearer("envoy"), dearer("cell"), seconds=4)[:2]] == pytest.approx(
+        [0.25 / 5.5 * 100, 1 / 5.5 * 100]
+    ), "against the lowest rate, not against the one before"
     in_the_middle = played("growth", keep, dearer("cell"), keep, seconds=4)
     assert [one.reached for one in in_the_middle[:2]] == [False, True]
     assert rises["postgres"].figure == pytest.approx(1.5 / 5.5 * 100)
@@ -185,6 +188,10 @@ def test_overload_sheds_and_recovers() -> None:
     dead = played("overload", lambda run: run_of(run.take, refused=lambda due: 6 <= due < 7, code="CELL_UNAVAILABLE"), rate=1_000)
     assert row(dead, "not with 429").figure == row(dead, "refused").figure > 0
     assert row(dead, "not with 429").reached is False
+    few = overloaded(lambda due: 1.5 if 5 <= due < 15 and int(due * 1_000) % 80 == 0 else 0.05, lambda _: False)
+    assert row(few, "p99 to queryable").reached is False, "the calm before and after does not thin it out"
+    elsewhere = overloaded(lambda due: 0.05 if 5 <= due < 15 else 1.5, lambda _: False)
+    assert row(elsewhere, "p99 to queryable").figure == pytest.approx(50, rel=0.02)
     late = overloaded(lambda due: 1.5 if 5 <= due < 15 else 0.8 if due < 17.5 else 0.1, lambda _: False)
     assert row(late, "p99 to queryable").reached is False
     assert row(late, "back to normal").figure == 3
@@ -212,6 +219,20 @@ def test_a_backlog_is_caught_up() -> None:
     assert row(rows, "processed").reached is True
     assert row(played("catchup", with_latency(held(300)), rate=1_000), "caught up after").figure == pytest.approx(0.3, abs=0.05)
     assert row(played("catchup", with_latency(held(6)), rate=1_000), "processed").reached is False
+
+
+def test_a_catch_up_is_measured_while_it_lasts() -> None:
+    """Law: p99 meanwhile is of what came until the backlog was gone, afterwards of the rest; a second of which nothing is queryable is
+    none in which all is well again."""
+
+    def late_after(due: float) -> float:
+        return 9 + due / 3 - due if due < 9 else max(0.02, 12.1 - due) if due < 12.1 else 4.0 if due > 14 else 0.02
+
+    rows = played("catchup", with_latency(late_after), rate=1_000)
+    assert row(rows, "meanwhile").figure < row(rows, "afterwards").figure
+    assert row(rows, "acknowledged meanwhile").figure == pytest.approx(310, rel=0.1)
+    refused = played("catchup", lambda run: run_of(run.take, QUICK, lambda due: 9 <= due < 13), rate=1_000)
+    assert row(refused, "caught up after").figure >= 4
 
 
 def test_a_run_that_lost_something_is_void() -> None:

@@ -10,6 +10,7 @@ import pytest
 from cells.eventlog.log import Entry
 from cells.eventlog.memory import MemoryLog
 from cells.eventlog.retention import expire
+from cells.pace import Pace
 from cells.processing.consumer import report_lag
 from cells.processing.fence import Fences
 from cells.processing.locate import locate
@@ -25,6 +26,7 @@ from kernel.ids import TenantId, message_keys
 from kernel.limits import APPLY_CLAIMS_MAX, APPLY_EVENTS_MAX, FENCE_PATIENCE_SECONDS, HELD_RECHECK_SECONDS, SLICE_EVENTS_MAX
 from kernel.metrics import MemoryMeter
 from tests.support.clock import ManualClock
+from tests.support.processes import eventually
 from tests.support.records import CELL, TENANT, envelope, record
 
 OTHER = TenantId("berlin-mode")
@@ -250,6 +252,18 @@ async def test_a_message_is_located_until_it_is_applied(room: Room) -> None:
     assert await locate(room.log, room.store, TENANT, "nowhere") is None
     await room.loop.step(0)
     assert await locate(room.log, room.store, TENANT, "c") is None
+
+
+async def test_a_loop_that_ends_holds_nobody_back(room: Room) -> None:
+    """A partition that goes to another process: what it was behind is nothing that ingest here waits for."""
+    pace = Pace(room.clock)
+    loop = PartitionLoop(Wiring(room.log, room.store, lambda: room.claim, room._renew, room.clock, room.meter, OFF, pace), 0)
+    await room.append("a")
+    running = asyncio.create_task(loop.run())
+    await eventually(lambda: bool(pace._behind), "it has applied")
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert not pace._behind
 
 
 async def test_retention_drops_old_days_but_never_what_is_not_applied(room: Room) -> None:

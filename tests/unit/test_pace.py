@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cells.pace import Pace
-from kernel.limits import PACE_BEHIND_SECONDS, PACE_MEMORY_SECONDS, PACE_SHARE_MAX, PACE_SHARE_MIN, PACE_WINDOW_SECONDS
+from kernel.limits import PACE_BEHIND_SECONDS, PACE_BURST_SECONDS, PACE_MEMORY_SECONDS, PACE_SHARE_MAX, PACE_SHARE_MIN, PACE_WINDOW_SECONDS
 from tests.support.clock import ManualClock
 
 
@@ -58,6 +58,22 @@ def test_what_comes_waits_for_what_came_since_the_oldest_did() -> None:
     assert _held_back(PACE_BEHIND_SECONDS * 1.01, 300) == pytest.approx(_held_back(PACE_BEHIND_SECONDS * 1.01) / 1.5, rel=0.1)
     for accepted in (0, 20):
         assert _held_back(PACE_BEHIND_SECONDS * 2, accepted) == pytest.approx(2_000 * PACE_SHARE_MAX)
+
+
+@pytest.mark.parametrize("requests", [5, 10, 50])
+def test_how_events_are_cut_into_requests_does_not_matter(requests: int) -> None:
+    """Law: what may be accepted follows from how many events come, and what is remembered of them is bounded, however many requests
+    bring them."""
+    pace, clock = _new()
+    behind = PACE_BEHIND_SECONDS * 1.25
+    for step in range(100 * requests):
+        clock.advance(0.1 / requests)
+        pace.accepted(200 // requests)
+        if step % requests == 0:
+            pace.applied(0, 200, behind)
+        may = pace.events_per_second_max()
+    assert may == pytest.approx(2_000 * 0.8, rel=0.15)
+    assert len(pace._arrived) <= PACE_MEMORY_SECONDS / PACE_BURST_SECONDS + 2
 
 
 def test_one_slow_window_says_little() -> None:

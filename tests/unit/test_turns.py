@@ -118,6 +118,20 @@ async def test_a_queue_that_stands_refuses_and_one_that_moves_takes_again() -> N
     waiting.close()
 
 
+async def test_whoever_gave_up_costs_the_others_nothing() -> None:
+    """However large what they waited with was: the living have the whole of the next turn."""
+    turns = Turns(ManualClock())
+    await turns.take(TURN_BYTES)
+    gone = [asyncio.ensure_future(turns.take(TURN_BYTES)) for _ in range(5)]
+    await asyncio.sleep(0)
+    for one in gone:
+        one.cancel()
+    done = [asyncio.ensure_future(turns.take(1)) for _ in range(3)]
+    for _ in range(4):
+        await asyncio.sleep(0)
+    assert all(one.done() for one in done)
+
+
 async def test_whoever_gives_up_waiting_is_passed_over() -> None:
     """A cancelled wait takes nobody's turn."""
     turns = Turns(ManualClock())
