@@ -16,6 +16,7 @@ async def play(
 ) -> Played:
     """Every run is shown as it ends."""
     teller.say(f"[bold]{scenario.name}[/bold]: {scenario.about}")
+    measured = report.commit()
     played, rows = [], []
     for _ in range(times):
         runs = []
@@ -24,4 +25,4 @@ async def play(
             report.show_run(teller.console, runs[-1])
         played += runs
         rows.append(rows_of(scenario, runs))
-    return Played(scenario, played, merged(rows), command, short, altered)
+    return Played(scenario, played, merged(rows), command, short, altered, measured)

@@ -29,6 +29,7 @@ class Played:
     command: str
     short: bool
     altered: tuple[str, ...] = ()
+    commit: str = ""
 
     @property
     def holds(self) -> bool:
@@ -52,15 +53,15 @@ def document(played: Sequence[Played]) -> dict[str, object]:
         "scenario": played[0].scenario.name,
         "about": played[0].scenario.about,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": _commit(),
+        "commit": played[0].commit,
         "hardware": resources.hardware(),
         "rows": [_entry(one, row) for one in played for row in one.rows],
         "runs": [run.json() for one in played for run in one.runs],
     }
 
 
-def _commit() -> str:
-    """The code that was measured; with `+changed` when it is not what was committed. Figures and their page are no code."""
+def commit() -> str:
+    """The code that is about to be measured; with `+changed` when it is not what was committed. Figures and their page are no code."""
     changed = _git("status", "--porcelain", "--", ".", ":!docs")
     return _git("rev-parse", "HEAD") + ("+changed" if changed else "")
 

@@ -77,9 +77,11 @@ class Acceptor:
 
     @contextmanager
     def request(self) -> Iterator[Held]:
-        """Around one request, from its first byte on: what it holds in memory is bounded, and a refusal is counted."""
+        """Around one request, from its first byte on: what it holds in memory is bounded, and a refusal is counted. One that could not be
+        borne, however small, is refused before its body is read: under overload refusing must cost little."""
         try:
             self._turns.check()
+            self._bear(0)
             with self._inflight.holding() as held:
                 yield held
         except Failure as failure:
@@ -129,16 +131,20 @@ class Acceptor:
         if wait is not None:
             self._keep(tenant.name, bucket)
             raise Failure(Reason.QUOTA_EXCEEDED, retry_after_seconds=wait)
+        self._bear(events)
+        self._pace.accepted(events)
+        self._keep(tenant.name, bucket)
+
+    def _bear(self, events: int) -> None:
+        """Takes of what this process's applies can bear while they are behind; for no events it only looks whether anything is left."""
         rate = self._pace.events_per_second_max()
         if rate is None:
             self._bearable = None
-        else:
-            plan = limits.Plan(events_per_second=rate, burst_events=max(1.0, rate * limits.PACE_BURST_SECONDS))
-            self._bearable, wait = quota.take(self._bearable, plan, events, now, owing=True)
-            if wait is not None:
-                raise Failure(Reason.OVERLOADED, retry_after_seconds=wait)
-        self._pace.accepted(events)
-        self._keep(tenant.name, bucket)
+            return
+        plan = limits.Plan(events_per_second=rate, burst_events=max(1.0, rate * limits.PACE_BURST_SECONDS))
+        self._bearable, wait = quota.take(self._bearable, plan, events, self._clock.monotonic(), owing=True)
+        if wait is not None:
+            raise Failure(Reason.OVERLOADED, retry_after_seconds=wait)
 
     def _keep(self, tenant: TenantId, bucket: quota.Bucket) -> None:
         self._buckets[tenant] = bucket

@@ -18,10 +18,11 @@ from cells.eventlog.memory import MemoryLog
 from cells.ingest import accept, quota
 from cells.ingest.accept import Acceptor, Batch
 from cells.ingest.authenticate import Sender
+from cells.pace import Pace
 from kernel.epoch import Epoch
 from kernel.errors import Failure, Reason
 from kernel.ids import SourceId, TenantId
-from kernel.limits import Plan
+from kernel.limits import PACE_WINDOW_SECONDS, Plan
 from kernel.metrics import MemoryMeter
 from tests.support.clock import ManualClock
 from tests.support.records import CELL
@@ -133,3 +134,39 @@ async def test_the_least_recently_used_bucket_goes(monkeypatch: pytest.MonkeyPat
         with pytest.raises(Failure, match="QUOTA_EXCEEDED"):
             await send(name)
     await send("one")
+
+
+def test_what_cannot_be_borne_is_refused_before_its_body_is_read() -> None:
+    """Law: while applies are behind and nothing is left, a request ends where it begins; once something is left, or nothing is behind any
+    more, it goes on."""
+    clock = ManualClock()
+    pace = Pace(clock)
+    acceptor = Acceptor(CELL, MemoryLog(PARTITIONS, clock), clock, MemoryMeter(), lambda: "assigned", pace=pace)
+
+    def begun() -> bool:
+        try:
+            with acceptor.request():
+                return True
+        except Failure as failure:
+            if failure.reason is Reason.OVERLOADED:
+                return False
+            raise
+
+    assert begun()
+    for _ in range(4):
+        pace.applied(0, 100, 60.0)
+        clock.advance(PACE_WINDOW_SECONDS)
+        pace.events_per_second_max()
+    assert begun()
+    with pytest.raises(Failure, match="OVERLOADED"):
+        for _ in range(100):
+            acceptor._bear(1_000)
+    assert not begun()
+    clock.advance(60.0)
+    pace.applied(0, 100, 60.0)
+    assert begun()
+    with pytest.raises(Failure, match="OVERLOADED"):
+        for _ in range(100):
+            acceptor._bear(1_000)
+    pace.idle(0)
+    assert begun()
