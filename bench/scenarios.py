@@ -89,11 +89,11 @@ _ALL: Final = (
     Scenario("growth", "what an event costs at a tenth, at a third and at all of the most", 25_000, 120, 15, factors=(0.1, 0.3, 1.0)),
     Scenario(
         "overload",
-        "three times the promised rate for half of the time, which is twice what a cell was seen to take, and half of it before and after",
+        "twice the promised rate for half of the time, and half of it before and after",
         25_000,
         120,
         32,
-        parts=(Part(0.25, 0.5, 0.5), Part(0.5, 3.0, 3.0), Part(0.25, 0.5, 0.5)),
+        parts=(Part(0.25, 0.5, 0.5), Part(0.5, 2.0, 2.0), Part(0.25, 0.5, 0.5)),
     ),
     Scenario("noisy", "what others feel of a tenant that sends fifty times its quota", 2_500, 60, 6, pairs=5),
     Scenario(

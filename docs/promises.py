@@ -126,7 +126,7 @@ NUMBERS: Final = (
 PRESSED: Final = (
     Promise(
         "R1",
-        "twice of what is sustainable arrives",
+        "twice of P1 arrives",
         "what is accepted keeps p99 < 1 s, the rest is refused with 429 or RESOURCE_EXHAUSTED; memory < 512 MiB; normal again within 5 s",
         "python -m bench.cell --scenario overload",
     ),

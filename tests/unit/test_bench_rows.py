@@ -174,7 +174,7 @@ def test_times_are_merged_into_medians() -> None:
 
 
 def overloaded(late: Latency, refused: Callable[[float], bool]) -> list[Row]:
-    """Three times the rate from second 5 to 15 of 20."""
+    """Twice the rate from second 5 to 15 of 20."""
     return played("overload", lambda run: run_of(run.take, late, refused), rate=2_000, batch=10)
 
 
