@@ -39,6 +39,7 @@ _RESTART_SECONDS: Final = 0.25
 _STARTS_MAX: Final = 400
 _STOP_SECONDS: Final = 15.0
 _DEFECTS_MAX: Final = 5
+_AWAY: Final = re.compile(r'"why": "(LOG|STORE)_UNAVAILABLE: .*"event": "cannot go on"')
 _TRACEBACKS: Final = re.compile(r"^Traceback .*\n(?:[ \t].*\n)*(\S.*)", re.MULTILINE)
 _ROOT: Final = Path(__file__).resolve().parents[2]
 
@@ -152,11 +153,12 @@ class Cell:
         return False
 
     def defects(self) -> list[str]:
-        """What the roles say of themselves that no fault excuses: errors in their logs, and the ends of tracebacks beside them."""
+        """What the roles say of themselves that no fault excuses: errors in their logs, and the ends of tracebacks beside them. One that
+        cannot begin while its log or store is away says so, and is started again."""
         found: list[str] = []
         for role in self.roles.values():
             text = role.log.read_text(errors="replace")
-            said = [line for line in text.splitlines() if '"level": "error"' in line]
+            said = [line for line in text.splitlines() if '"level": "error"' in line and not _AWAY.search(line)]
             said += [trace.group(1) for trace in _TRACEBACKS.finditer(text)]
             found += [f"defect: {role.name}: {line}" for line in said[:_DEFECTS_MAX]]
         return found
