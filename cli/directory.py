@@ -131,8 +131,9 @@ class Directory:
 
 
 def explain(error: grpc.aio.AioRpcError, who: str) -> tuple[str, str]:
-    """(problem, remedy) of a failed call."""
-    if error.code() is grpc.StatusCode.UNAVAILABLE:
+    """(problem, remedy) of a failed call. gRPC says UNAVAILABLE of the way to a server, a directory of a zone: with details it answers."""
+    answered = any(key == "grpc-status-details-bin" for key, _ in error.trailing_metadata() or ())
+    if error.code() is grpc.StatusCode.UNAVAILABLE and not answered:
         return f"{who} cannot be reached ({error.details()})", "is the fleet running? `dataflow status` tells, `dataflow up` starts it"
     if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
         return f"{who} did not answer in time", "see `dataflow status`"

@@ -37,7 +37,7 @@ def list_cells(output: str, state: Path) -> None:
     access = running(state)
 
     async def show() -> None:
-        table = Table("cell", "zone", "region", "stands by", "tenants", "tested for", "demand", "room")
+        table = Table("cell", "zone", "region", "standby", "tenants", "tested for", "demand", "room")
         for zone in access.zones():
             async with access.directory(zone) as directory:
                 for one in await directory.list_cells():

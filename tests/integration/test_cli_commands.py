@@ -254,6 +254,7 @@ def test_mistakes_are_one_line(running: Running, arguments: tuple[str, ...], wor
     assert done.returncode == 2
     assert words in done.stderr
     assert done.stderr.strip().count("\n") == 0
+    assert "cannot be reached" not in done.stderr
 
 
 def test_without_a_fleet_commands_say_how_to_start_one(tmp_path: Path) -> None:
