@@ -1,10 +1,11 @@
 """How fast this process applies and how far it is behind: what its own ingest may accept meanwhile. Pure but for the clock.
 
 While applies succeed and yet stay behind, accepting faster than applying only makes everybody wait longer: then ingest may accept
-what is applied, and less of it the longer what is accepted now will wait. How long the oldest has waited says when to begin and to
-end; it says nothing of what came since, and who steers by it alone swings between too much and too little. A store that does not
-apply at all is no reason to refuse: the log is there to keep what comes meanwhile; and one that catches up applies several times
-of what comes.
+what is applied, and less of it the longer what is accepted now will wait. How long the oldest has waited shows that one apply runs
+into the next, so that their rate is what the store can do; it says nothing of what came since, and who steers by it alone swings
+between too much and too little. Who has begun to hold back goes on until nobody had to be turned away for a while: to let go as soon
+as little waits would let the next wave in. A store that does not apply at all is no reason to refuse: the log is there to keep what
+comes meanwhile; and one that catches up applies several times of what comes.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ class Pace:
     _since: float = 0.0
     _rate: float | None = None
     _behind: dict[int, tuple[float, float]] = field(default_factory=dict)
-    _behind_since: float | None = None
+    _late_since: float | None = None
+    _refused_at: float = -math.inf
     _arrived: deque[tuple[float, int]] = field(default_factory=deque)  # when a slice of time began, and the events accepted in it
 
     def accepted(self, events: int) -> None:
@@ -40,14 +42,17 @@ class Pace:
         while now - self._arrived[0][0] > limits.PACE_MEMORY_SECONDS:
             self._arrived.popleft()
 
-    def applied(self, partition: int, events: int, behind_seconds: float) -> None:
-        """An apply of `partition` is done; its oldest event had waited in the log for `behind_seconds`."""
+    def fetched(self, partition: int, behind_seconds: float) -> None:
+        """What `partition` applies next has waited in the log for so long."""
         now = self.clock.monotonic()
         if not self._behind:  # all were idle: how long says nothing of what they can do
             self._rate, self._events, self._since = None, 0, now
-        else:
-            self._events += events
         self._behind[partition] = (behind_seconds, now)
+
+    def applied(self, events: int) -> None:
+        """An apply of so many is done."""
+        now = self.clock.monotonic()
+        self._events += events
         if (elapsed := now - self._since) >= limits.PACE_WINDOW_SECONDS:
             rate = self._events / elapsed
             share = 1 - math.exp(-elapsed / limits.PACE_RATE_SECONDS)
@@ -58,21 +63,28 @@ class Pace:
         """Nothing of `partition` waits, or the store does not take it, or another process has it now."""
         self._behind.pop(partition, None)
 
+    def refused(self) -> None:
+        """Ingest turned something away for what `events_per_second_max` said."""
+        self._refused_at = self.clock.monotonic()
+
     def events_per_second_max(self) -> float | None:
-        """What ingest may accept; None when nothing holds it back: from when being behind has lasted until it is halved."""
+        """What ingest may accept; None when nothing holds it back: from when being late has lasted until nothing had to be refused."""
         now = self.clock.monotonic()
         behind = max((seconds for seconds, at in self._behind.values() if now - at <= limits.PACE_MEMORY_SECONDS), default=0.0)
-        bound = limits.PACE_BEHIND_SECONDS
-        holding = self._behind_since is not None and now - self._behind_since >= limits.PACE_WINDOW_SECONDS
-        if self._rate is None or behind <= (bound / 2 if holding else bound):
-            self._behind_since = None
+        if self._rate is None or not behind:
+            self._late_since = None
             return None
-        if self._behind_since is None:
-            self._behind_since = now
+        waits = self._waits(now, behind)
+        holding = self._late_since is not None and now - self._late_since >= limits.PACE_LASTING_SECONDS
+        if behind > limits.PACE_BEHIND_SECONDS and waits > limits.PACE_WAITS_SECONDS_MAX:
+            self._late_since = now if self._late_since is None else self._late_since
+        elif not holding or now - self._refused_at > limits.PACE_CALM_SECONDS:
+            self._late_since = None
+            return None
         if not holding:
             return None
-        waits = max(self._waits(now, behind), bound / limits.PACE_SHARE_MAX)
-        return self._rate * max(limits.PACE_SHARE_MIN, bound / waits)
+        share = limits.PACE_BEHIND_SECONDS / max(waits, limits.PACE_BEHIND_SECONDS / limits.PACE_SHARE_MAX)
+        return self._rate * max(limits.PACE_SHARE_MIN, share)
 
     def _waits(self, now: float, behind: float) -> float:
         """Seconds until what is accepted now is applied: what came since the oldest did, at the rate of the applies."""

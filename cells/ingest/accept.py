@@ -144,6 +144,7 @@ class Acceptor:
         plan = limits.Plan(events_per_second=rate, burst_events=max(1.0, rate * limits.PACE_BURST_SECONDS))
         self._bearable, wait = quota.take(self._bearable, plan, events, self._clock.monotonic(), owing=True)
         if wait is not None:
+            self._pace.refused()
             raise Failure(Reason.OVERLOADED, retry_after_seconds=wait)
 
     def _keep(self, tenant: TenantId, bucket: quota.Bucket) -> None:

@@ -102,6 +102,8 @@ class PartitionLoop:
             self._idle()
             return position
         behind = self._report_lag(entries[0])
+        if self._w.pace is not None:
+            self._w.pace.fetched(self._partition, behind)
         with self._w.spans.start("process", links=(entry.record.trace for entry in entries), kind=SpanKind.CONSUMER) as span:
             span.note("partition", self._partition)
             span.note("records", len(entries))
@@ -110,13 +112,14 @@ class PartitionLoop:
             case Duplicate(at):
                 return at
             case Fenced(tenants):
+                self._idle()
                 await self._answer_fence(tenants)
                 return position
             case Applied():
                 self._count(outcome)
                 if self._w.pace is not None:
                     events = sum(entry.record.events for entry in entries if entry.offset < following)
-                    self._w.pace.applied(self._partition, events, behind)
+                    self._w.pace.applied(events)
                 self._ahead = [entry for entry in entries if entry.offset >= following]
                 return following
 

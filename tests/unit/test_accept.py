@@ -154,14 +154,15 @@ def test_what_cannot_be_borne_is_refused_before_its_body_is_read() -> None:
 
     assert begun()
     for _ in range(4):
-        pace.applied(0, 100, 60.0)
+        pace.fetched(0, 60.0)
+        pace.applied(100)
         clock.advance(PACE_WINDOW_SECONDS)
         pace.events_per_second_max()
     assert begun()
     acceptor._bear(100)
     assert not begun()
     clock.advance(PACE_WINDOW_SECONDS)
-    pace.applied(0, 1_000, 60.0)
+    pace.applied(1_000)
     assert begun()
     acceptor._bear(1_000)
     assert not begun()
