@@ -155,6 +155,7 @@ def test_what_cannot_be_borne_is_refused_before_its_body_is_read() -> None:
     assert begun()
     for _ in range(4):
         pace.fetched(0, 60.0)
+        pace.accepted(100)
         pace.applied(100)
         clock.advance(PACE_WINDOW_SECONDS)
         pace.events_per_second_max()

@@ -65,6 +65,21 @@ def test_nothing_is_held_back_while_applies_keep_up() -> None:
             _apply(pace, clock, behind, 0.1, accepted)
 
 
+def test_who_makes_up_for_a_moments_absence_is_let_be() -> None:
+    """Law: after the store was away for a second what waits is applied faster than more comes, and nobody is turned away; when it is
+    not, somebody is."""
+    for accepted, held in ((RATE * 8 // 10, False), (RATE * 12 // 10, True)):
+        pace, clock = _running(0.0, accepted)
+        for step in range(20):
+            clock.advance(0.05)
+            pace.accepted(accepted // 20)
+        found = False
+        for step in range(20):
+            _apply(pace, clock, LATE - 0.04 * step, 0.1, accepted)
+            found |= pace.events_per_second_max() is not None
+        assert found is held
+
+
 @pytest.mark.parametrize(("behind", "accepted"), [(PACE_BEHIND_SECONDS * 1.5, 3 * RATE), (LATE, RATE), (LATE, 3 * RATE)])
 def test_what_counts_is_how_long_what_comes_will_wait(behind: float, accepted: int) -> None:
     """Law: once applies run into each other, what came since the oldest did, at the rate of the applies, is too much, though the oldest
@@ -169,6 +184,7 @@ def test_slow_applies_are_no_pause() -> None:
     pace, clock = _new()
     for _ in range(5):
         clock.advance(3.0)
+        pace.accepted(300)
         pace.fetched(0, 30.0)
         pace.applied(300)
         pace.events_per_second_max()
