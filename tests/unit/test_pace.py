@@ -70,7 +70,7 @@ def test_who_makes_up_for_a_moments_absence_is_let_be() -> None:
     not, somebody is."""
     for accepted, held in ((RATE * 8 // 10, False), (RATE * 12 // 10, True)):
         pace, clock = _running(0.0, accepted)
-        for step in range(20):
+        for _ in range(20):
             clock.advance(0.05)
             pace.accepted(accepted // 20)
         found = False
