@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 MEANINGS: Final[dict[str, str]] = {
+    "access_log_percent": "how many of a hundred requests Envoy's access log tells; of those that failed it tells ten or more",
     "admin_dsn": "a superuser's PostgreSQL URL: makes roles, database and schemas",
     "apply_dsn": "PostgreSQL URL of the store, as the role that applies",
     "audit_dsn": "PostgreSQL URL of the store, as the role that appends to the audit chain",
@@ -19,7 +20,10 @@ MEANINGS: Final[dict[str, str]] = {
     "directory_dsn": "PostgreSQL URL of the directory's store; its role owns the database",
     "edge_address": "Envoy's listener, a numeric host",
     "edge_admin_address": "Envoy's admin page, on loopback",
+    "edge_cert_file": "PEM file of Envoy's certificate chain, read again when one in its folder is replaced by a rename",
+    "edge_key_file": "PEM file of the key of `edge_cert_file`",
     "edge_name": "the edge's name, told to the directory and in its status",
+    "edge_transport": "`tls`, `clear`, or `both` on one port",
     "follower_token_file": "file with the token that may follow the directory, 16 characters or more",
     "grpc_address": "`host:port` where gRPC is served",
     "headers_seconds": "how long Envoy waits for a request's head",

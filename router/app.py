@@ -10,6 +10,7 @@ import random
 import secrets
 import sys
 from dataclasses import asdict
+from pathlib import Path
 
 from kernel.errors import Failure
 from kernel.process import lifecycle, logs
@@ -28,6 +29,7 @@ from router.placement.postgres import open_store
 from router.xds import server as xds
 from router.xds.bootstrap import EdgeIdentity, bootstrap
 from router.xds.listener import Listen
+from router.xds.tls import secret
 
 DRAIN_SECONDS = 2.0
 _NO_MAP = "neither the disk nor the directory has given a map yet"
@@ -62,7 +64,7 @@ async def run_agent(own: config.AgentSettings, stop: asyncio.Event) -> None:
     """One edge's agent: Envoy's bootstrap, then the map from disk, xDS, probes and the directory."""
     log = logs.configure("edge-agent", own.log_level).bind(edge=own.edge_name, zone=own.zone)
     meter = PrometheusMeter(metrics.AGENT)
-    _write_bootstrap(own)
+    _write_for_envoy(own)
     ads = xds.AdsServer(meter)
     keeper = Keeper(own.zone, FileJournal(own.journal_path, own.public_key()), _listen(own))
     feed = DirectoryFeed(own.directory_address, own.follower_token(), own.edge_name)
@@ -105,18 +107,36 @@ async def _until(stop: asyncio.Event, task: asyncio.Task[None]) -> None:
 
 def _listen(own: config.AgentSettings) -> Listen:
     host, port = config.address(own.edge_address)
-    return Listen(host, port, own.headers_seconds, own.trace_percent if own.collector() else 0.0)
+    return Listen(
+        host,
+        port,
+        own.headers_seconds,
+        own.trace_percent if own.collector() else 0.0,
+        own.access_log_percent,
+        "" if own.edge_transport == "clear" else str(_secret_path(own)),
+        own.edge_transport != "tls",
+    )
 
 
-def _write_bootstrap(own: config.AgentSettings) -> None:
-    """Atomically: a supervisor may start Envoy as soon as the file is there."""
+def _secret_path(own: config.AgentSettings) -> Path:
+    return own.bootstrap_path.resolve().with_name("certificate.json")
+
+
+def _write_for_envoy(own: config.AgentSettings) -> None:
+    """What Envoy starts from: the bootstrap, and where its certificate is."""
     identity = EdgeIdentity(own.edge_name, own.zone, own.region)
     admin_port = config.address(own.edge_admin_address)[1]
-    text = json.dumps(bootstrap(identity, *config.address(own.xds_address), admin_port, own.collector()), indent=1)
     own.bootstrap_path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = own.bootstrap_path.with_suffix(".new")
-    fresh.write_text(text)
-    fresh.replace(own.bootstrap_path)
+    if certificate := own.certificate():
+        _write(_secret_path(own), secret(*certificate))
+    _write(own.bootstrap_path, bootstrap(identity, *config.address(own.xds_address), admin_port, own.collector()))
+
+
+def _write(path: Path, described: object) -> None:
+    """Atomically: a supervisor may start Envoy as soon as the file is there."""
+    fresh = path.with_suffix(".new")
+    fresh.write_text(json.dumps(described, indent=1))
+    fresh.replace(path)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -79,7 +79,9 @@ class AgentSettings:
     (Envoy's, as JSON; written before anything is served), DATAFLOW_OTLP_ENDPOINT (http://host:port of a collector beside the
     edge, which takes Envoy's spans; default none), DATAFLOW_TRACE_PERCENT (how many of a hundred requests leave spans, here
     and in the cell; default 100), DATAFLOW_HEADERS_SECONDS (how long a client may take to send a request's headers, default 10),
-    DATAFLOW_LOG_LEVEL (default info).
+    DATAFLOW_EDGE_TRANSPORT (tls, clear, or both on one port; default tls), DATAFLOW_EDGE_CERT_FILE and DATAFLOW_EDGE_KEY_FILE (PEM;
+    without them only `clear`; Envoy reads them again when one in their folder is replaced by a rename), DATAFLOW_ACCESS_LOG_PERCENT
+    (how many of a hundred requests are told in Envoy's access log; default 1), DATAFLOW_LOG_LEVEL (default info).
     """
 
     edge_name: str
@@ -97,7 +99,22 @@ class AgentSettings:
     otlp_endpoint: str = ""
     trace_percent: float = 100.0
     headers_seconds: float = 10.0
+    edge_transport: Literal["tls", "clear", "both"] = "tls"
+    edge_cert_file: str = ""
+    edge_key_file: str = ""
+    access_log_percent: float = 1.0
     log_level: str = "info"
+
+    def certificate(self) -> tuple[Path, Path] | None:
+        """Envoy's certificate and its key; None in the clear. Raises BadSettings."""
+        if self.edge_transport == "clear":
+            return None
+        found = {"DATAFLOW_EDGE_CERT_FILE": self.edge_cert_file, "DATAFLOW_EDGE_KEY_FILE": self.edge_key_file}
+        problems = [f"{name} is required by DATAFLOW_EDGE_TRANSPORT {self.edge_transport}" for name, path in found.items() if not path]
+        problems += [f"{name}: there is no file {path}" for name, path in found.items() if path and not Path(path).is_file()]
+        if problems:
+            raise settings.BadSettings(problems)
+        return Path(self.edge_cert_file).absolute(), Path(self.edge_key_file).absolute()
 
     def follower_token(self) -> str:
         """The token for Watch. Raises BadSettings."""

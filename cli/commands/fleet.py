@@ -178,8 +178,8 @@ def _endpoints(fleet: LocalFleet, state: Path) -> str:
     access = fleet.access
     zones = access.zones()
     where = "" if state == default_folder() else f" --state {state}"
-    lines = ["Endpoints (HTTP and gRPC on one port):"]
-    lines += [f"  zone {zone}: {access.zone_endpoint(zone)}" for zone in zones]
+    lines = ["Endpoints (HTTP and gRPC on one port, in the clear or with TLS, which trusts the file):"]
+    lines += [f"  zone {zone}: {access.zone_endpoint(zone)}    {access.authority_file(zone)}" for zone in zones]
     lines += [f"Port map: {state}/ports.json    Logs: {state}/zones/<zone>/logs", "", "First a tenant and a write key:"]
     lines += [f"  dataflow tenants create shop --zone {zones[0]}{where}", f"  dataflow sources create shop web{where}", ""]
     lines += ["Then events:", snippets.send(access.zone_endpoint(zones[0])), "And back out:"]

@@ -8,6 +8,7 @@ from typing import Final
 
 from cli.directory import Directory
 from cli.errors import Unable
+from cli.local import certificates
 from cli.local.kafka import Kafka, Ports
 from cli.local.layout import Layout, Place, lay_out, select
 from cli.local.postgres import Postgres
@@ -35,6 +36,10 @@ class Access:
     def zone_endpoint(self, zone: str) -> str:
         """`http://127.0.0.1:<port>` of the zone's endpoint. HTTP and gRPC are on the same port."""
         return f"http://{self.zone_address(zone)}"
+
+    def authority_file(self, zone: str) -> Path:
+        """What a client trusts who speaks TLS with the zone's endpoint: `https://` on the same port. PEM."""
+        return certificates.authority_file(self.layout.zone_folder(self.zone(zone)))
 
     def zone_address(self, zone: str) -> str:
         """`127.0.0.1:<port>`, for gRPC channels."""

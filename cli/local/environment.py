@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from cli.local.certificates import edge_files
 from cli.local.layout import Layout, Place
 from gitops.fleet.log import LOG
 from kernel.ids import CellId
@@ -134,6 +135,7 @@ def _directory(place: Place, ground: Ground) -> dict[str, str]:
 
 def _agent(place: Place, ground: Ground) -> dict[str, str]:
     ports = ground.layout.ports
+    certificate, key = edge_files(place.folder)
     return {
         **_follower(place, ground),
         "edge_name": place.owner,
@@ -141,6 +143,9 @@ def _agent(place: Place, ground: Ground) -> dict[str, str]:
         "xds_address": _local(place.port),
         "http_address": _local(ports[f"agent-http/{place.owner}"]),
         "edge_address": _local(ports[f"edge/{place.owner}"]),
+        "edge_transport": "both",
+        "edge_cert_file": str(certificate),
+        "edge_key_file": str(key),
         "edge_admin_address": _local(ports[f"edge-admin/{place.owner}"]),
         "bootstrap_path": str(bootstrap_path(place)),
     }

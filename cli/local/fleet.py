@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from cli.errors import Unable
-from cli.local import binaries, probe
+from cli.local import binaries, certificates, probe
 from cli.local.access import Access
 from cli.local.databases import own_database
 from cli.local.environment import (
@@ -302,7 +302,7 @@ def _secret_file(state: StateFolder, zone: str, name: str) -> Path:
 
 
 def _lay_files(layout: Layout, place: Place) -> None:
-    """The place's folder, its log's, its topology. Others may pass through, not look: PostgreSQL may run as `nobody`."""
+    """The place's folder, its log's, its topology or its certificate. Others may pass through, not look: PostgreSQL may run as `nobody`."""
     for folder in (place.folder, place.log.parent):
         for one in [*reversed(folder.relative_to(layout.state).parents), folder.relative_to(layout.state)]:
             path = layout.state / one
@@ -312,6 +312,8 @@ def _lay_files(layout: Layout, place: Place) -> None:
     if place.kind == "directory":
         for name, content in topology_files(place, layout).items():
             (place.folder / name).write_text(json.dumps(content, indent=1))
+    if place.kind == "agent":
+        certificates.certify(layout.zone_folder(place.zone), place.zone, place.owner, place.folder)
 
 
 def erase(state: Path) -> None:

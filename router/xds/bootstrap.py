@@ -75,6 +75,7 @@ def bootstrap(
         },
         "static_resources": {"clusters": clusters},
         "overload_manager": _overload(),
+        "layered_runtime": {"layers": [{"name": "static", "static_layer": {}}, {"name": "admin", "admin_layer": {}}]},
     }
 
 

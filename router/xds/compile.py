@@ -9,8 +9,10 @@ from kernel.errors import Failure, Reason
 from kernel.ids import TenantId
 from router.placement.table import Table
 from router.xds import render
+from router.xds.headers import NO_SHARD
+from router.xds.http import NAME
 from router.xds.ir import SHARDS, Edge, Shard
-from router.xds.listener import NAME, NO_SHARD, Listen, listener
+from router.xds.listener import Listen, listener
 from router.xds.lower import lower, relower
 from router.xds.snapshot import CDS, EDS, LDS, RDS, SRDS, Resource, Snapshot, consistent, resource
 from router.xds.upstream import cluster, endpoints, uses_eds

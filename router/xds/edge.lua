@@ -1,7 +1,7 @@
 -- Finds a request's credential, refuses what the headers alone forbid, and names the entry of the route table to look up.
 -- Raw keys go no further than this filter and the cell. Generated in front of this file: sha256, and the values ZONE (string),
 -- FOREIGN (zone -> {status, grpc, body, message, details, endpoint}), ELSEWHERE, NO_CREDENTIAL, NO_ROUTE ({status, grpc, body, message, details}),
--- SERVICES (the paths in front of the public gRPC services' methods).
+-- SERVICES (the paths in front of the public gRPC services' methods), HTTP_MILLIS (how long an HTTP request may take).
 local KEY_CHARS_MAX = 512
 local ZONE_CHARS_MAX = 15
 
@@ -102,7 +102,9 @@ function envoy_on_request(handle)
     return refuse(handle, grpc, FOREIGN[zone] or ELSEWHERE)
   end
   local hash = sha256(text)
-  headers:replace("x-dataflow-lookup", hash .. (grpc and "/grpc" or "/http"))
+  headers:replace("x-dataflow-lookup", hash)
   headers:replace("x-dataflow-shard", hash:sub(1, 2))
+  -- A stream may last; any other answer has to come in time. What a client says of it was removed before.
+  if not grpc then headers:replace("x-envoy-upstream-rq-timeout-ms", HTTP_MILLIS) end
   handle:clearRouteCache()
 end

@@ -23,7 +23,6 @@ class Forward(NamedTuple):
     cell: CellId
     epoch: Epoch
     revision: int
-    http_only: bool = False
 
 
 class Deny(NamedTuple):
@@ -31,7 +30,6 @@ class Deny(NamedTuple):
 
     tenant: TenantId
     reason: Reason
-    http_only: bool = False
 
 
 Entry = Forward | Deny
@@ -70,11 +68,6 @@ class Edge:
 def cluster_of(cell: CellId, protocol: Protocol) -> str:
     """The Envoy cluster of a cell's port."""
     return f"{cell}/{protocol}"
-
-
-def protocols_of(entry: Entry) -> tuple[Protocol, ...]:
-    """What an entry is looked up for. Slugs stand in HTTP paths only; a route less is 3 kB of Envoy's memory less."""
-    return ("http",) if entry.http_only else PROTOCOLS
 
 
 def shard_of(key: KeyHash) -> str:

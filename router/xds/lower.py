@@ -47,7 +47,7 @@ def _entries(name: TenantId, table: Table) -> Iterator[tuple[KeyHash, Entry]]:
     entry = Forward(name, outcome.cell, outcome.epoch, tenant.since) if isinstance(outcome, Routed) else Deny(name, outcome.reason)
     revoked = Deny(name, Reason.REVOKED_KEY)
     for source in tenant.sources:
-        yield hash_of(SLUG_PREFIX + source.slug), entry._replace(http_only=True)
+        yield hash_of(SLUG_PREFIX + source.slug), entry
         for key in source.write_keys:
             yield key.hash, revoked if key.revoked else entry
     for key in tenant.read_keys:

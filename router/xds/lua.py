@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from dataflow.ingest.v1 import ingest_pb2
+from dataflow.storage.v1 import query_pb2
 from kernel.errors import Reason
 from router.xds import refusals
 from router.xds.ir import Edge
@@ -13,7 +15,8 @@ from router.xds.ir import Edge
 _HERE: Final = Path(__file__).parent
 # The very first scope is chosen before early header mutation, so the route that was cached then must be forgotten before `cors`.
 CLEAR_ROUTE_CACHE: Final = "function envoy_on_request(handle) handle:clearRouteCache() end"
-_SERVICES: Final = ("/dataflow.ingest.v1.IngestService/", "/dataflow.storage.v1.QueryService/")
+HTTP_SECONDS: Final = 30
+PUBLIC_SERVICES: Final = (ingest_pb2.DESCRIPTOR.services_by_name["IngestService"], query_pb2.DESCRIPTOR.services_by_name["QueryService"])
 
 
 def source(edge: Edge) -> str:
@@ -25,7 +28,8 @@ def source(edge: Edge) -> str:
         "ELSEWHERE": _table(_answer(Reason.FOREIGN_ZONE)),
         "NO_CREDENTIAL": _table(_answer(Reason.NO_CREDENTIAL)),
         "NO_ROUTE": _table(_answer(Reason.NO_ROUTE)),
-        "SERVICES": "{" + ",".join(_quote(prefix) for prefix in _SERVICES) + "}",
+        "SERVICES": "{" + ",".join(_quote(f"/{service.full_name}/") for service in PUBLIC_SERVICES) + "}",
+        "HTTP_MILLIS": _quote(str(HTTP_SECONDS * 1_000)),
     }
     head = "\n".join(f"local {name} = {value}" for name, value in values.items())
     return "\n".join([(_HERE / "sha256.lua").read_text(), head, (_HERE / "edge.lua").read_text()])

@@ -12,6 +12,7 @@ from google.rpc import error_details_pb2, status_pb2
 from kernel.errors import Reason
 
 DOMAIN = "dataflow"
+RETRY_AFTER_SECONDS = 1
 
 
 def body(reason: Reason, detail: str = "") -> str:

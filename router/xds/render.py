@@ -8,24 +8,26 @@ from typing import Any, Final
 from envoy.config.core.v3 import base_pb2
 from envoy.config.route.v3 import route_components_pb2, route_pb2, scoped_route_pb2
 from envoy.extensions.filters.http.cors.v3 import cors_pb2
+from envoy.extensions.router.cluster_specifiers.matcher.v3 import matcher_pb2 as specifier_pb2
 from envoy.type.matcher.v3 import http_inputs_pb2
 from google.protobuf import json_format
 from xds.type.matcher.v3 import matcher_pb2
 
 from kernel.errors import Reason
-from kernel.ids import CellId, KeyHash
+from kernel.ids import CellId
 from kernel.limits import STREAM_SECONDS_MAX
 from router.xds import refusals
-from router.xds.ir import Deny, Entry, Forward, Protocol, Shard, cluster_of, protocols_of
-from router.xds.listener import LOOKUP_HEADER, NO_SHARD, RETRY_AFTER_SECONDS, SHARD_HEADER, STAMP_HEADERS
+from router.xds.headers import LOOKUP, NO_SHARD, SHARD, STAMP
+from router.xds.ir import PROTOCOLS, Deny, Forward, Protocol, Shard, cluster_of
+from router.xds.refusals import RETRY_AFTER_SECONDS
 
-HTTP_SECONDS: Final = 30
-HTTP_STREAM_SECONDS_MAX: Final = 60
-GRPC_STREAM_SECONDS_MAX: Final = int(STREAM_SECONDS_MAX) + 30
+STREAM_SECONDS_HARD_MAX: Final = int(STREAM_SECONDS_MAX) + 30
 _OVERWRITE: Final = base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
 _ROUTE_TYPE: Final = f"type.googleapis.com/{route_components_pb2.Route.DESCRIPTOR.full_name}"
 _CELLS_CACHED: Final = 4_096
 _STAMPS_CACHED: Final = 1_024  # a tenant's keys stand in several shards, which are rendered soon after one another
+_CONTENT_TYPE: Final = "content-type"
+_GRPC: Final = "application/grpc"
 _CORS: Final = "envoy.filters.http.cors"
 _ALLOWED_HEADERS: Final = (
     "authorization, content-type, content-encoding, x-api-key, x-request-id, x-retry-count, traceparent, tracestate, idempotency-key"
@@ -67,7 +69,7 @@ def unsharded() -> Any:
                         "direct_response": {"status": 200, "body": {"inline_string": '{"status":"ok"}'}},
                         "response_headers_to_add": [_header("content-type", "application/json")],
                     },
-                    {"match": {"prefix": "/"}, "route": {"cluster_header": STAMP_HEADERS[1]}},
+                    {"match": {"prefix": "/"}, "route": {"cluster_header": STAMP[1]}},
                 ],
                 "typed_per_filter_config": {_CORS: _cors()},
             }
@@ -80,56 +82,60 @@ def routes(shard: str, entries: Shard) -> Any:
     """The RouteConfiguration of a shard: one exact-match map from a key's look-up text to its route, and a refusal for the rest."""
     message = route_pb2.RouteConfiguration(name=routes_name(shard))
     host = message.virtual_hosts.add(name="all", domains=["*"])
-    host.request_headers_to_remove.extend((LOOKUP_HEADER, SHARD_HEADER))
+    host.request_headers_to_remove.extend((LOOKUP, SHARD))
     # A shed request (429, RESOURCE_EXHAUSTED) is never sent again: only one that cannot have reached the cell.
     host.retry_policy.retry_on = "connect-failure,refused-stream"
     host.retry_policy.num_retries.value = 1
-    unknown = _by_content_type(Reason.UNKNOWN_KEY)
+    for cell in sorted({entry.cell for entry in entries.values() if isinstance(entry, Forward)}):
+        message.cluster_specifier_plugins.add().CopyFrom(_port_of(cell))
+    unknown = _denied(Reason.UNKNOWN_KEY)
     if not entries:
         host.matcher.CopyFrom(unknown)
         return message
     tree = host.matcher.matcher_tree
-    tree.input.CopyFrom(_header_input(LOOKUP_HEADER))
+    tree.input.CopyFrom(_header_input(LOOKUP))
     found = tree.exact_match_map.map
     for key, entry in entries.items():
-        for protocol in protocols_of(entry):
-            _act(found[lookup(key, protocol)], _route(entry, protocol))
+        if isinstance(entry, Deny):
+            found[key].matcher.CopyFrom(_denied(entry.reason))
+        else:
+            # Messages of one type add up when their bytes are put together: the tenant's part comes last.
+            _act(found[key], _to_cell(entry.cell) + _stamp(entry))
     host.matcher.on_no_match.matcher.CopyFrom(unknown)
     return message
 
 
 def clusters(entries: Shard) -> frozenset[str]:
     """The clusters that `routes` of the same entries leads to."""
-    ports = {(entry.cell, protocols_of(entry)) for entry in entries.values() if isinstance(entry, Forward)}
-    return frozenset(cluster_of(cell, protocol) for cell, protocols in ports for protocol in protocols)
-
-
-def lookup(key: KeyHash, protocol: Protocol) -> str:
-    """What Lua writes into LOOKUP_HEADER."""
-    return f"{key}/{protocol}"
-
-
-def _route(entry: Entry, protocol: Protocol) -> bytes:
-    """A serialized Route. Messages of one type add up when their bytes are put together: the tenant's part comes last."""
-    if isinstance(entry, Deny):
-        return _denial(entry.reason, protocol)
-    return _to_cell(entry.cell, protocol) + _stamp(entry)
+    cells = {entry.cell for entry in entries.values() if isinstance(entry, Forward)}
+    return frozenset(cluster_of(cell, protocol) for cell in cells for protocol in PROTOCOLS)
 
 
 @lru_cache(maxsize=_CELLS_CACHED)
-def _to_cell(cell: CellId, protocol: Protocol) -> bytes:
+def _port_of(cell: CellId) -> Any:
+    """The cluster specifier of a cell: its gRPC port for gRPC, else its HTTP port. So a key needs one route, and not one for each."""
+    specifier = specifier_pb2.MatcherClusterSpecifier()
+    matcher = specifier.cluster_matcher
+    matcher.matcher_tree.input.CopyFrom(_header_input(_CONTENT_TYPE))
+    ports: dict[Protocol, Any] = {"grpc": matcher.matcher_tree.prefix_match_map.map[_GRPC], "http": matcher.on_no_match}
+    for protocol, target in ports.items():
+        target.action.name = "cluster"
+        target.action.typed_config.Pack(specifier_pb2.ClusterAction(cluster=cluster_of(cell, protocol)))
+    plugin = route_components_pb2.ClusterSpecifierPlugin()
+    plugin.extension.name = cell
+    plugin.extension.typed_config.Pack(specifier)
+    return plugin
+
+
+@lru_cache(maxsize=_CELLS_CACHED)
+def _to_cell(cell: CellId) -> bytes:
+    """A serialized Route without its tenant. Lua bounds the time of what is not gRPC, which may stream."""
     route = route_components_pb2.Route()
     route.match.prefix = "/"
     action = route.route
-    action.cluster = cluster_of(cell, protocol)
-    if protocol == "grpc":
-        action.timeout.seconds = 0
-        action.idle_timeout.seconds = int(STREAM_SECONDS_MAX)
-        action.max_stream_duration.max_stream_duration.seconds = GRPC_STREAM_SECONDS_MAX
-    else:
-        action.timeout.seconds = HTTP_SECONDS
-        action.idle_timeout.seconds = HTTP_SECONDS
-        action.max_stream_duration.max_stream_duration.seconds = HTTP_STREAM_SECONDS_MAX
+    action.cluster_specifier_plugin = cell
+    action.timeout.seconds = 0
+    action.max_stream_duration.max_stream_duration.seconds = STREAM_SECONDS_HARD_MAX
     return _bytes(route)
 
 
@@ -137,14 +143,13 @@ def _to_cell(cell: CellId, protocol: Protocol) -> bytes:
 def _stamp(entry: Forward) -> bytes:
     route = route_components_pb2.Route()
     values = (entry.tenant, entry.cell, str(entry.epoch), str(entry.revision))
-    for name, value in zip(STAMP_HEADERS, values, strict=True):
+    for name, value in zip(STAMP, values, strict=True):
         option = route.request_headers_to_add.add(append_action=_OVERWRITE)
         option.header.key = name
         option.header.value = value
     return _bytes(route)
 
 
-@lru_cache
 def _denial(reason: Reason, protocol: Protocol) -> bytes:
     """A direct answer. For gRPC Envoy takes the message from the body."""
     route = route_components_pb2.Route()
@@ -165,10 +170,12 @@ def _denial(reason: Reason, protocol: Protocol) -> bytes:
     return _bytes(route)
 
 
-def _by_content_type(reason: Reason) -> Any:
+@lru_cache
+def _denied(reason: Reason) -> Any:
+    """A matcher that answers, whichever protocol it is."""
     matcher = matcher_pb2.Matcher()
-    matcher.matcher_tree.input.CopyFrom(_header_input("content-type"))
-    _act(matcher.matcher_tree.prefix_match_map.map["application/grpc"], _denial(reason, "grpc"))
+    matcher.matcher_tree.input.CopyFrom(_header_input(_CONTENT_TYPE))
+    _act(matcher.matcher_tree.prefix_match_map.map[_GRPC], _denial(reason, "grpc"))
     _act(matcher.on_no_match, _denial(reason, "http"))
     return matcher
 

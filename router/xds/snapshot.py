@@ -54,6 +54,8 @@ def references(message: Any) -> Iterator[str]:
         known = _unpacked(message)
         if known is not None:
             yield from references(known)
+    elif name == "ClusterAction":
+        yield message.cluster
     elif name == "RouteAction":
         if message.cluster:
             yield message.cluster

@@ -4,96 +4,32 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import json
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
 
 import aiohttp
 import grpc
 import pytest
 from envoy.config.route.v3 import route_pb2
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
 
 from kernel.ids import TenantId, ZoneName, mint_key
 from kernel.process.journal import Signer
 from router import metrics
 from router.placement.decide import Routed, decide
 from router.xds.snapshot import RDS, Snapshot, resource
-from tests.support.edge_room import SAY, Agent, Directory, Http, Ports, TinyCell, agent, directory, envoy, http_client, tiny_cell
-from tests.support.envoy import Envoy
+from tests.support.edge_room import Ports, Room, agent, directory, envoy, http_client, running_edge, tiny_cell
 from tests.support.processes import eventually, free_port
 
 pytestmark = pytest.mark.envoy
 SIGNER = Signer(bytes(range(32)))
 
 
-@dataclass
-class Room:
-    """Everything running, two tenants in two cells, a client."""
-
-    cells: list[TinyCell]
-    directory: Directory
-    agent: Agent
-    envoy: Envoy
-    http: Http
-    channel: grpc.aio.Channel
-    keys: dict[str, str]
-    slugs: dict[str, str]
-
-    async def live(self) -> None:
-        """Waits until Envoy has taken the directory's present revision."""
-        await eventually(lambda: self.agent.ads.status.taken_revision == self.directory.mirror.table.revision, "Envoy takes the revision")
-
-    async def say(self, method: str = SAY, **metadata: str) -> dict[str, Any]:
-        """One gRPC call through the edge; the cell's echo."""
-        call: Any = self.channel.unary_unary(method)
-        answer = await call(b"", metadata=tuple((k.replace("_", "-"), v) for k, v in metadata.items()), timeout=5)
-        return dict(json.loads(answer))
-
-    async def refusal(self, method: str = SAY, **metadata: str) -> tuple[grpc.StatusCode, str, grpc.aio.AioRpcError]:
-        """The status and the ErrorInfo's reason of a call that the edge refuses."""
-        with pytest.raises(grpc.aio.AioRpcError) as raised:
-            await self.say(method, **metadata)
-        status = rpc_status.from_call(cast("Any", raised.value))
-        info = error_details_pb2.ErrorInfo()
-        assert status is not None
-        assert status.details[0].Unpack(info)
-        assert info.domain == "dataflow"
-        return raised.value.code(), info.reason, raised.value
-
-
-@contextlib.asynccontextmanager
-async def populated(cells: list[TinyCell]) -> AsyncIterator[tuple[Directory, dict[str, str], dict[str, str]]]:
-    """A directory with a tenant of one source in each cell."""
-    keys, slugs = {}, {}
-    async with directory(cells, SIGNER) as served:
-        for tenant, cell in (("acme", cells[0]), ("globex", cells[1])):
-            await served.call("CreateTenant", name=tenant, pinned_cell=cell.endpoint.cell)
-            made = await served.call("CreateSource", tenant=tenant, name="web")
-            keys[tenant], slugs[tenant] = made.write_key, made.source.slug
-        yield served, keys, slugs
-
-
 @pytest.fixture
 async def room(tmp_path: Path) -> AsyncIterator[Room]:
     """One running edge."""
-    ports = Ports(free_port(), free_port(), free_port())
-    async with contextlib.AsyncExitStack() as stack:
-        cells = [await stack.enter_async_context(tiny_cell(name)) for name in ("eu-west-1-a", "eu-central-1-a")]
-        served, keys, slugs = await stack.enter_async_context(populated(cells))
-        running = await stack.enter_async_context(agent(tmp_path, served.address, SIGNER.public_key, ports))
-        proxy = envoy(tmp_path, ports)
-        stack.callback(proxy.stop)
-        proxy.start()
-        await proxy.serving()
-        http = await stack.enter_async_context(http_client(ports.edge))
-        channel = await stack.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{ports.edge}"))
-        made = Room(cells, served, running, proxy, http, channel, keys, slugs)
-        await made.live()
+    async with running_edge(tmp_path, SIGNER) as made:
         yield made
 
 
@@ -129,7 +65,7 @@ async def test_what_only_the_edge_may_say_is_stripped(room: Room) -> None:
     """Law (rule 10): a client's own x-dataflow-* headers change nothing, on HTTP and gRPC."""
     other = room.cells[1].endpoint.cell
     forged = {"x-dataflow-tenant": "globex", "x-dataflow-cell": other, "x-dataflow-epoch": "99", "x-dataflow-revision": "99"}
-    forged |= {"x-dataflow-lookup": "0" * 64 + "/http", "x-dataflow-shard": "00"}
+    forged |= {"x-dataflow-lookup": "0" * 64, "x-dataflow-shard": "00"}
     answer = (await room.http.post("/v1/batch", headers={**forged, "x-api-key": room.keys["acme"]})).json()
     call = await room.say(**forged, x_api_key=room.keys["acme"])
     for echo in (answer, call):

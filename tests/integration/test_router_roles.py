@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import signal
+import ssl
 import sys
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from cli.local import certificates
 from dataflow.routing.v1 import routing_pb2 as pb
 from dataflow.routing.v1 import routing_pb2_grpc
 from kernel.process.journal import Signer
@@ -85,6 +87,8 @@ async def test_both_roles_start_serve_and_drain(tmp_path: Path, postgres: Databa
             "directory_dsn": postgres.admin_dsn,
         }
         await stack.enter_async_context(role("directory", shared | served, log))
+        certificates.certify(tmp_path, "eu", "edge-1", tmp_path)
+        certificate, key = certificates.edge_files(tmp_path)
         edge = {
             "edge_name": "edge-1",
             "region": "eu-west-1",
@@ -95,6 +99,9 @@ async def test_both_roles_start_serve_and_drain(tmp_path: Path, postgres: Databa
             "edge_address": f"127.0.0.1:{ports['edge']}",
             "edge_admin_address": f"127.0.0.1:{ports['admin']}",
             "bootstrap_path": tmp_path / "agent" / "envoy.json",
+            "edge_transport": "both",
+            "edge_cert_file": certificate,
+            "edge_key_file": key,
         }
         await stack.enter_async_context(role("agent", shared | edge, log))
         await ready(ports["directory_http"], log)
@@ -113,6 +120,9 @@ async def test_both_roles_start_serve_and_drain(tmp_path: Path, postgres: Databa
                 return (await http.post("/v1/batch", {"x-api-key": made.write_key})).status_code == 200
 
             await eventually(live, "the new key is live", 3)
+            trusting = ssl.create_default_context(cafile=certificates.authority_file(tmp_path))
+            _, writer = await asyncio.open_connection("localhost", ports["edge"], ssl=trusting)
+            writer.close()
         async with http_client(ports["agent_http"]) as http:
             status = (await http.get("/status")).json()
             assert (status["revision"], status["connected"], status["refused"]) == (3, True, None)
@@ -129,3 +139,29 @@ async def test_wrong_settings_are_reported_at_once(tmp_path: Path) -> None:
     _, told = await process.communicate()
     assert process.returncode == 2
     assert told.count(b"is required") == 12
+
+
+@pytest.mark.parametrize("transport", ["tls", "both"])
+async def test_an_edge_says_what_certificate_it_lacks(tmp_path: Path, transport: str) -> None:
+    """Law: it does not fall back to what is not encrypted; each problem is a line, and the exit code is 2."""
+    settings = {
+        **files(tmp_path, []),
+        "zone": "eu",
+        "edge_name": "edge-1",
+        "region": "eu-west-1",
+        "directory_address": "127.0.0.1:1",
+        "journal_path": tmp_path / "journal",
+        "bootstrap_path": tmp_path / "envoy.json",
+        "edge_transport": transport,
+        "edge_key_file": tmp_path / "nowhere.key",
+        **{f"{name}_address": "127.0.0.1:1" for name in ("xds", "http", "edge", "edge_admin")},
+    }
+    env = {"PATH": "", **{f"DATAFLOW_{name.upper()}": str(value) for name, value in settings.items()}}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "router.app", "--role", "agent", env=env, stderr=asyncio.subprocess.PIPE
+    )
+    _, told = await process.communicate()
+    assert process.returncode == 2, told
+    assert f"DATAFLOW_EDGE_CERT_FILE is required by DATAFLOW_EDGE_TRANSPORT {transport}" in told.decode()
+    assert "DATAFLOW_EDGE_KEY_FILE: there is no file" in told.decode()
+    assert not (tmp_path / "envoy.json").exists()

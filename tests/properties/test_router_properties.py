@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from envoy.config.route.v3 import route_components_pb2, route_pb2
+from envoy.extensions.router.cluster_specifiers.matcher.v3 import matcher_pb2 as specifier_pb2
+from envoy.type.matcher.v3 import http_inputs_pb2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,10 +18,11 @@ from router.placement.decide import Refused, Routed, decide
 from router.placement.place import place
 from router.placement.table import Table, Update, empty
 from router.xds.compile import compile_change, compile_whole
+from router.xds.headers import LOOKUP
 from router.xds.ir import PROTOCOLS, Protocol, shard_of
 from router.xds.listener import Listen
 from router.xds.lower import SLUG_PREFIX
-from router.xds.render import lookup, routes_name
+from router.xds.render import routes_name
 from router.xds.snapshot import CDS, EDS, RDS, SRDS, Snapshot, consistent, references
 from tests.support.router_words import EU, cell, tables, tenant
 
@@ -85,8 +89,7 @@ def test_the_directory_and_envoy_agree(table: Table) -> None:
     for name, held in table.tenants.items():
         outcome = decide(name, table)
         for source in held.sources:
-            _agrees(snapshot, hash_of(SLUG_PREFIX + source.slug), outcome, name, ("http",))
-            _agrees(snapshot, hash_of(SLUG_PREFIX + source.slug), Refused(Reason.UNKNOWN_KEY), name, ("grpc",))
+            _agrees(snapshot, hash_of(SLUG_PREFIX + source.slug), outcome, name)
             for key in source.write_keys:
                 _agrees(snapshot, key.hash, Refused(Reason.REVOKED_KEY) if key.revoked else outcome, name)
     _agrees(snapshot, hash_of("nobody's"), Refused(Reason.UNKNOWN_KEY), TenantId(""))
@@ -140,14 +143,12 @@ def test_a_leading_address_that_is_a_name_is_resolved_by_envoy() -> None:
     assert compile_whole(table, LISTEN).snapshot.types[EDS] == {}
 
 
-def _agrees(
-    snapshot: Snapshot, key: KeyHash, outcome: Routed | Refused, name: TenantId, protocols: tuple[Protocol, ...] = PROTOCOLS
-) -> None:
-    for protocol in protocols:
-        route = _route(snapshot, key, protocol)
+def _agrees(snapshot: Snapshot, key: KeyHash, outcome: Routed | Refused, name: TenantId) -> None:
+    for protocol in PROTOCOLS:
+        route, cluster = _route(snapshot, key, protocol)
         if isinstance(outcome, Routed):
             stamp = {option.header.key: option.header.value for option in route.request_headers_to_add}
-            assert route.route.cluster == f"{outcome.cell}/{protocol}"
+            assert cluster == f"{outcome.cell}/{protocol}"
             assert (stamp["x-dataflow-tenant"], stamp["x-dataflow-cell"], stamp["x-dataflow-epoch"]) == (
                 name,
                 outcome.cell,
@@ -158,15 +159,28 @@ def _agrees(
             assert not route.HasField("route")
 
 
-def _route(snapshot: Snapshot, key: KeyHash, protocol: Any) -> Any:
-    """What Envoy's matcher finds for a key."""
-    body = snapshot.types[RDS][routes_name(shard_of(key))].body
-    matcher = route_pb2.RouteConfiguration.FromString(body).virtual_hosts[0].matcher
-    text = lookup(key, protocol)
-    found = matcher.matcher_tree.exact_match_map.map
-    if text in found:
-        action = found[text].action
-    else:
-        miss = matcher.on_no_match.matcher if len(found) else matcher
-        action = miss.matcher_tree.prefix_match_map.map["application/grpc"].action if protocol == "grpc" else miss.on_no_match.action
-    return route_components_pb2.Route.FromString(action.typed_config.value)
+def _route(snapshot: Snapshot, key: KeyHash, protocol: Protocol) -> tuple[Any, str]:
+    """What Envoy's matchers find for a key: the route, and the cluster that it leads to."""
+    configuration = route_pb2.RouteConfiguration.FromString(snapshot.types[RDS][routes_name(shard_of(key))].body)
+    headers = {LOOKUP: key, "content-type": "application/grpc" if protocol == "grpc" else "application/json"}
+    action = _matched(configuration.virtual_hosts[0].matcher, headers)
+    route = route_components_pb2.Route.FromString(action.value)
+    specifiers = {one.extension.name: one.extension.typed_config for one in configuration.cluster_specifier_plugins}
+    named = route.route.cluster_specifier_plugin
+    if not named:
+        return route, ""
+    specifier = specifier_pb2.MatcherClusterSpecifier.FromString(specifiers[named].value)
+    return route, specifier_pb2.ClusterAction.FromString(_matched(specifier.cluster_matcher, headers).value).cluster
+
+
+def _matched(matcher: Any, headers: Mapping[str, str]) -> Any:
+    """The action of a matcher tree, as Envoy walks it."""
+    tree = matcher.matcher_tree
+    text = headers[http_inputs_pb2.HttpRequestHeaderMatchInput.FromString(tree.input.typed_config.value).header_name]
+    found = matcher.on_no_match
+    if text in tree.exact_match_map.map:
+        found = tree.exact_match_map.map[text]
+    for prefix, target in tree.prefix_match_map.map.items():
+        if text.startswith(prefix):
+            found = target
+    return _matched(found.matcher, headers) if found.HasField("matcher") else found.action.typed_config

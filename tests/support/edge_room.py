@@ -7,13 +7,16 @@ import contextlib
 import json
 import secrets
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import grpc
+import pytest
+from google.rpc import error_details_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -39,7 +42,7 @@ from router.xds import server as xds
 from router.xds.bootstrap import EdgeIdentity, bootstrap
 from router.xds.listener import Listen
 from tests.support.envoy import Envoy
-from tests.support.processes import free_port
+from tests.support.processes import eventually, free_port
 
 EU = ZoneName("eu")
 OPERATOR, FOLLOWER = "operator-token-of-tests", "follower-token-of-tests"
@@ -210,13 +213,16 @@ class Ports:
 
 
 @contextlib.asynccontextmanager
-async def agent(folder: Path, directory_address: str, public_key: bytes, ports: Ports) -> AsyncIterator[Agent]:
+async def agent(
+    folder: Path, directory_address: str, public_key: bytes, ports: Ports, listen: Listen | None = None
+) -> AsyncIterator[Agent]:
     """An agent over the journal in `folder`; also writes Envoy's bootstrap there."""
     meter, log = MemoryMeter(), QuietLog()
     identity = EdgeIdentity("edge-test", EU, RegionName("eu-west-1"))
     (folder / "envoy.json").write_text(json.dumps(bootstrap(identity, "127.0.0.1", ports.xds, ports.admin)))
     ads = xds.AdsServer(meter)
-    keeper = Keeper(EU, FileJournal(folder / "placement.journal", public_key), Listen("127.0.0.1", ports.edge))
+    where = replace(listen or Listen("", 0), host="127.0.0.1", port=ports.edge)
+    keeper = Keeper(EU, FileJournal(folder / "placement.journal", public_key), where)
     feed = DirectoryFeed(directory_address, FOLLOWER, identity.name)
     follower = Follower(keeper, feed, ads, meter, log, lambda: 0.0)
     follower.boot()
@@ -235,3 +241,70 @@ async def agent(folder: Path, directory_address: str, public_key: bytes, ports: 
 def envoy(folder: Path, ports: Ports) -> Envoy:
     """The Envoy of that agent."""
     return Envoy(folder / "envoy.json", ports.admin)
+
+
+@dataclass
+class Room:
+    """Everything running, two tenants in two cells, a client."""
+
+    cells: list[TinyCell]
+    directory: Directory
+    agent: Agent
+    envoy: Envoy
+    http: Http
+    channel: grpc.aio.Channel
+    keys: dict[str, str]
+    slugs: dict[str, str]
+    ports: Ports
+
+    async def live(self) -> None:
+        """Waits until Envoy has taken the directory's present revision."""
+        await eventually(lambda: self.agent.ads.status.taken_revision == self.directory.mirror.table.revision, "Envoy takes the revision")
+
+    async def say(self, method: str = SAY, **metadata: str) -> dict[str, Any]:
+        """One gRPC call through the edge; the cell's echo."""
+        call: Any = self.channel.unary_unary(method)
+        answer = await call(b"", metadata=tuple((k.replace("_", "-"), v) for k, v in metadata.items()), timeout=5)
+        return dict(json.loads(answer))
+
+    async def refusal(self, method: str = SAY, **metadata: str) -> tuple[grpc.StatusCode, str, grpc.aio.AioRpcError]:
+        """The status and the ErrorInfo's reason of a call that the edge refuses."""
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await self.say(method, **metadata)
+        status = rpc_status.from_call(cast("Any", raised.value))
+        info = error_details_pb2.ErrorInfo()
+        assert status is not None
+        assert status.details[0].Unpack(info)
+        assert info.domain == "dataflow"
+        return raised.value.code(), info.reason, raised.value
+
+
+@contextlib.asynccontextmanager
+async def populated(cells: list[TinyCell], signer: Signer) -> AsyncIterator[tuple[Directory, dict[str, str], dict[str, str]]]:
+    """A directory with a tenant of one source in each cell."""
+    keys, slugs = {}, {}
+    async with directory(cells, signer) as served:
+        for tenant, cell in (("acme", cells[0]), ("globex", cells[1])):
+            await served.call("CreateTenant", name=tenant, pinned_cell=cell.endpoint.cell)
+            made = await served.call("CreateSource", tenant=tenant, name="web")
+            keys[tenant], slugs[tenant] = made.write_key, made.source.slug
+        yield served, keys, slugs
+
+
+@contextlib.asynccontextmanager
+async def running_edge(folder: Path, signer: Signer, listen: Listen | None = None) -> AsyncIterator[Room]:
+    """One running edge. `listen` says how it listens; its host and port are ours."""
+    ports = Ports(free_port(), free_port(), free_port())
+    async with contextlib.AsyncExitStack() as stack:
+        cells = [await stack.enter_async_context(tiny_cell(name)) for name in ("eu-west-1-a", "eu-central-1-a")]
+        served, keys, slugs = await stack.enter_async_context(populated(cells, signer))
+        running = await stack.enter_async_context(agent(folder, served.address, signer.public_key, ports, listen))
+        proxy = envoy(folder, ports)
+        stack.callback(proxy.stop)
+        proxy.start()
+        await proxy.serving()
+        http = await stack.enter_async_context(http_client(ports.edge))
+        channel = await stack.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{ports.edge}"))
+        made = Room(cells, served, running, proxy, http, channel, keys, slugs, ports)
+        await made.live()
+        yield made

@@ -1,0 +1,238 @@
+"""The real Envoy's door: TLS and what a client may speak through it, and what operators see and switch there."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import grpc
+import pytest
+
+from cli.local import certificates
+from kernel.process.journal import Signer
+from router.xds import tls
+from router.xds.listener import Listen
+from tests.support.edge_room import SAY, Room, running_edge
+from tests.support.processes import eventually
+
+pytestmark = pytest.mark.envoy
+SIGNER = Signer(bytes(range(32)))
+CANARY = "canary-of-a-customer"
+
+
+def _certified(folder: Path) -> Path:
+    """A certificate of this edge, where Envoy looks for it; the file that says where."""
+    certificates.certify(folder, "eu", "edge-test", folder)
+    secret = folder / "certificate.json"
+    secret.write_text(json.dumps(tls.secret(*certificates.edge_files(folder))))
+    return secret
+
+
+def _trusting(folder: Path) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=certificates.authority_file(folder))
+
+
+async def _post(room: Room, context: ssl.SSLContext) -> dict[str, Any]:
+    """One request over a connection of its own; the cell's echo."""
+    url = f"https://localhost:{room.ports.edge}/v1/batch"
+    headers = {"x-api-key": room.keys["acme"]}
+    async with aiohttp.ClientSession() as session, session.post(url, headers=headers, ssl=context) as answer:
+        assert answer.status == 200
+        return dict(await answer.json())
+
+
+async def _protocol(room: Room, context: ssl.SSLContext, *offered: str) -> str | None:
+    """What ALPN chooses among what a client offers."""
+    context.set_alpn_protocols(list(offered))
+    _, writer = await asyncio.open_connection("localhost", room.ports.edge, ssl=context)
+    chosen: str | None = writer.get_extra_info("ssl_object").selected_alpn_protocol()
+    writer.close()
+    return chosen
+
+
+async def _certificate(room: Room, context: ssl.SSLContext) -> bytes:
+    """What the edge shows now."""
+    _, writer = await asyncio.open_connection("localhost", room.ports.edge, ssl=context)
+    shown: bytes = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    writer.close()
+    return shown
+
+
+async def test_one_port_speaks_every_protocol_encrypted_and_in_the_clear(tmp_path: Path) -> None:
+    """Law: HTTP/1.1, HTTP/2 and gRPC reach the cell by ALPN over TLS; where it is allowed the same port takes them in the clear. The stamp
+    is the same either way."""
+    async with running_edge(tmp_path, SIGNER, Listen("", 0, secret_path=str(_certified(tmp_path)), clear=True)) as room:
+        context = _trusting(tmp_path)
+        encrypted = await _post(room, context)
+        clear = (await room.http.post("/v1/batch", headers={"x-api-key": room.keys["acme"]})).json()
+        stamps = [{k: v for k, v in one["headers"].items() if k.startswith("x-dataflow")} for one in (encrypted, clear)]
+        assert stamps[0] == stamps[1]
+        assert stamps[0]["x-dataflow-tenant"] == "acme"
+        assert [await _protocol(room, context, *offered) for offered in (("h2", "http/1.1"), ("http/1.1",))] == ["h2", "http/1.1"]
+        credentials = grpc.ssl_channel_credentials(certificates.authority_file(tmp_path).read_bytes())
+        async with grpc.aio.secure_channel(f"localhost:{room.ports.edge}", credentials) as channel:
+            call: Any = channel.unary_unary(SAY)
+            answer = json.loads(await call(b"", metadata=(("x-api-key", room.keys["globex"]),), timeout=5))
+        assert answer["headers"]["x-dataflow-tenant"] == "globex"
+        assert (await room.say(x_api_key=room.keys["globex"]))["cell"] == answer["cell"]
+
+
+async def test_without_leave_nothing_is_said_in_the_clear(tmp_path: Path) -> None:
+    """Law: an edge that is encrypted alone closes a connection in the clear, speaks no TLS older than 1.2, and shows a certificate that
+    only its zone's authority vouches for."""
+    async with running_edge(tmp_path, SIGNER, Listen("", 0, secret_path=str(_certified(tmp_path)))) as room:
+        assert (await _post(room, _trusting(tmp_path)))["headers"]["x-dataflow-tenant"] == "acme"
+        with pytest.raises(aiohttp.ClientError):
+            await room.http.post("/v1/batch", headers={"x-api-key": room.keys["acme"]})
+        with pytest.raises(ssl.SSLCertVerificationError):
+            await asyncio.open_connection("localhost", room.ports.edge, ssl=ssl.create_default_context())
+        old = _trusting(tmp_path)
+        old.set_ciphers("ALL:@SECLEVEL=0")
+        old.minimum_version = ssl.TLSVersion.TLSv1
+        old.maximum_version = ssl.TLSVersion.TLSv1_1
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            await asyncio.open_connection("localhost", room.ports.edge, ssl=old)
+
+
+async def test_a_renewed_certificate_is_shown_and_no_connection_ends(tmp_path: Path) -> None:
+    """Law: the files are replaced by renames, as a cluster's secrets are; new connections see the new certificate, an open one goes on."""
+    async with running_edge(tmp_path, SIGNER, Listen("", 0, secret_path=str(_certified(tmp_path)))) as room:
+        context = _trusting(tmp_path)
+        before = await _certificate(room, context)
+        reader, writer = await asyncio.open_connection("localhost", room.ports.edge, ssl=context)
+
+        async def sent() -> bytes:
+            head = f"GET /healthz HTTP/1.1\r\nhost: localhost\r\nx-api-key: {room.keys['acme']}\r\n\r\n"
+            writer.write(head.encode())
+            return (await reader.readuntil(b"}"))[:15]
+
+        assert await sent() == b"HTTP/1.1 200 OK"
+        _renew(tmp_path)
+
+        async def renewed() -> bool:
+            return await _certificate(room, context) != before
+
+        await eventually(renewed, "the new certificate is shown", 10)
+        assert await sent() == b"HTTP/1.1 200 OK"
+        writer.close()
+
+
+def _renew(folder: Path) -> None:
+    fresh = folder / "fresh"
+    fresh.mkdir()
+    for path in folder.glob("authority.*"):
+        (fresh / path.name).write_bytes(path.read_bytes())
+    certificates.certify(fresh, "eu", "edge-test", fresh)
+    for made, old in zip(certificates.edge_files(fresh), certificates.edge_files(folder), strict=True):
+        made.rename(old)
+
+
+@asynccontextmanager
+async def _admin(room: Room) -> AsyncIterator[Callable[..., Awaitable[str]]]:
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{room.ports.admin}") as session:
+
+        async def ask(method: str, path: str, **query: str) -> str:
+            async with session.request(method, path, params=query) as answer:
+                assert answer.status == 200
+                return await answer.text()
+
+        yield ask
+
+
+async def test_faults_are_switched_on_and_off_while_it_runs(tmp_path: Path) -> None:
+    """Law: chaos experiments fail a share of requests by a switch on the admin page, in the shape of a lost cell; off is off."""
+    async with running_edge(tmp_path, SIGNER) as room, _admin(room) as ask:
+        headers = {"x-api-key": room.keys["acme"]}
+        assert (await room.http.post("/v1/batch", headers=headers)).status_code == 200
+        await ask("POST", "/runtime_modify", **{"fault.http.abort.abort_percent": "100", "fault.http.abort.http_status": "503"})
+        failed = await room.http.post("/v1/batch", headers=headers)
+        assert (failed.status_code, failed.json()["code"], failed.headers["retry-after"]) == (503, "CELL_UNAVAILABLE", "1")
+        assert (await room.refusal(x_api_key=room.keys["acme"]))[:2] == (grpc.StatusCode.UNAVAILABLE, "CELL_UNAVAILABLE")
+        await ask("POST", "/runtime_modify", **{"fault.http.abort.abort_percent": "", "fault.http.abort.http_status": ""})
+        assert (await room.http.post("/v1/batch", headers=headers)).status_code == 200
+
+
+async def test_the_access_log_tells_what_went_on_and_nothing_of_tenants_data(tmp_path: Path) -> None:
+    """Law: a line of JSON for each request, with its id, tenant, cell, status and times; no key, path, query, user agent or address."""
+    async with running_edge(tmp_path, SIGNER, Listen("", 0, access_percent=100.0)) as room:
+        key = room.keys["acme"]
+        headers = {"x-api-key": key, "x-request-id": "the-one", "user-agent": CANARY, "referer": CANARY, "x-forwarded-for": CANARY}
+        await room.http.post(f"/v1/events/{CANARY}?user={CANARY}", headers=headers, content=CANARY.encode())
+        await room.http.post("/v1/batch", headers={**headers, "x-api-key": "wk_eu_unknown", "x-request-id": "the-other"})
+        await room.say(x_api_key=key)
+        log = tmp_path / "envoy.log"
+
+        def lines() -> list[dict[str, Any]]:
+            return [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+
+        await eventually(lambda: len(lines()) >= 3, "three lines", 15)
+        told = {line["request_id"]: line for line in lines()}
+        one = told["the-one"]
+        assert (one["tenant"], one["cell"], one["upstream"], one["status"]) == ("acme", "eu-west-1-a", "eu-west-1-a/http", 200)
+        assert one["millis"] >= one["upstream_millis"] >= 0
+        assert (told["the-other"]["tenant"], told["the-other"]["status"]) == (None, 401)
+        assert [line["grpc_status"] for line in lines() if line["protocol"] == "HTTP/2"] == [0]
+        text = log.read_text()
+        assert CANARY not in text
+        assert key not in text
+        assert "127.0.0.1" not in "".join(line for line in text.splitlines() if line.startswith("{"))
+
+
+async def test_calls_are_counted_by_method_and_by_no_name_that_a_client_made_up(tmp_path: Path) -> None:
+    """Law: the public services' methods have counters; any other method has none."""
+    async with running_edge(tmp_path, SIGNER) as room:
+        for method in (SAY, "/dataflow.ingest.v1.IngestService/Ingest"):
+            await room.say(method, x_api_key=room.keys["acme"])
+        counted = await room.envoy.stats("grpc.*(Ingest|Say)")
+        assert counted["cluster.eu-west-1-a/grpc.grpc.dataflow.ingest.v1.IngestService.Ingest.success"] == 1
+        assert not [name for name in counted if "Say" in name]
+
+
+async def test_a_cell_that_resets_is_ejected_for_a_moment_and_one_that_sheds_is_not(tmp_path: Path) -> None:
+    """Law: between two health checks failures in a row to reach a cell take it out; what it answers never does."""
+    async with running_edge(tmp_path, SIGNER) as room:
+        headers = {"x-api-key": room.keys["acme"]}
+        for _ in range(20):
+            assert (await room.http.post("/v1/shed", headers=headers)).status_code == 429
+        ejected = "cluster.eu-west-1-a/http.outlier_detection.ejections_enforced_total"
+        assert (await room.envoy.stats("outlier_detection"))[ejected] == 0
+
+        async def found() -> bool:
+            await asyncio.gather(*(room.http.post("/v1/batch", headers=headers) for _ in range(10)))
+            return (await room.envoy.stats("outlier_detection"))[ejected] > 0
+
+        async with _replaced_by_resets(room):
+            await eventually(found, "the cell is ejected", 10)
+
+
+@asynccontextmanager
+async def _replaced_by_resets(room: Room) -> AsyncIterator[None]:
+    """Acme's cell is at an address that answers health checks and resets everything else."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                if not head.startswith(b"GET /readyz"):
+                    break
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+        except (OSError, asyncio.IncompleteReadError):
+            pass
+        writer.transport.abort()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    lost = replace(room.cells[0].endpoint, http_address=f"127.0.0.1:{port}")
+    topology = room.directory.mirror.table.whole().topology
+    assert topology is not None
+    await room.directory.store.adopt(replace(topology, cells=(lost, room.cells[1].endpoint)))
+    await room.directory.mirror.refresh()
+    await room.live()
+    async with server:
+        yield
