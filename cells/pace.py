@@ -4,9 +4,9 @@ While applies succeed and yet fall back, accepting faster than applying only mak
 is applied, and less of it the longer what is accepted now will wait. How long the oldest has waited shows that one apply runs into
 the next, so that their rate is what the store can do; it says nothing of what came since, and who steers by it alone swings between
 too much and too little. Who is late but makes up for it, after a moment of the disk's, is let be. Who has begun to hold back goes on
-until nobody had to be turned away for a while: to let go as soon as little waits would let the next wave in. A store that does not
-apply at all is no reason to refuse: the log is there to keep what comes meanwhile; and one that catches up applies several times of
-what comes.
+until it is not late any more and nobody had to be turned away for a while: to let go as soon as little waits would let the next wave
+in. A store that does not apply at all is no reason to refuse: the log is there to keep what comes meanwhile; and one that catches up
+applies several times of what comes.
 """
 
 from __future__ import annotations
@@ -43,10 +43,11 @@ class Pace:
     _taken: int = 0
     _done: int = 0
     _refused_at: float = -math.inf
+    _applied_at: float = -math.inf
     _arrived: deque[tuple[float, int]] = field(default_factory=deque)  # when a slice of time began, and the events accepted in it
 
     def accepted(self, events: int) -> None:
-        """Ingest accepts so many."""
+        """So many are in the log now."""
         now = self.clock.monotonic()
         self._taken += events
         if self._arrived and now - self._arrived[-1][0] < limits.PACE_BURST_SECONDS:
@@ -69,6 +70,7 @@ class Pace:
         now = self.clock.monotonic()
         self._events += events
         self._done += events
+        self._applied_at = now
         if (elapsed := now - self._since) >= limits.PACE_WINDOW_SECONDS:
             rate = self._events / elapsed
             share = 1 - math.exp(-elapsed / limits.PACE_RATE_SECONDS)
@@ -86,14 +88,16 @@ class Pace:
 
     def events_per_second_max(self) -> float | None:
         """What ingest may accept; None when nothing holds it back: from when it has accepted more than was applied for a while, being late,
-        until nobody had to be turned away."""
+        until it is not late and nobody had to be turned away, or nothing is applied at all."""
         now = self.clock.monotonic()
         behind = max((seconds for seconds, at in self._behind.values() if now - at <= limits.PACE_MEMORY_SECONDS), default=0.0)
-        if self._rate is None or not behind:
+        applies = now - self._applied_at <= limits.PACE_MEMORY_SECONDS
+        late = behind > limits.PACE_BEHIND_SECONDS
+        if self._rate is None or not behind or not applies or not (late or self._holding):
             self._late, self._holding = None, False
             return None
         waits = self._waits(now, behind)
-        if behind > limits.PACE_BEHIND_SECONDS and waits > limits.PACE_WAITS_SECONDS_MAX:
+        if late and waits > limits.PACE_WAITS_SECONDS_MAX:
             self._holding |= self._falls_back(now)
         elif not self._holding or now - self._refused_at > limits.PACE_CALM_SECONDS:
             self._late, self._holding = None, False
@@ -103,13 +107,15 @@ class Pace:
         return max(self._rate, self._latest) * max(limits.PACE_SHARE_MIN, share)
 
     def _falls_back(self, now: float) -> bool:
-        """Whether no less was accepted than applied since it is late, once that has lasted. A store that was away for a moment and makes up
-        for it is late, and does not fall back."""
+        """Whether something was applied, and no less accepted, since it is late, once that has lasted. A store that was away for a moment
+        and makes up for it is late, and does not fall back."""
         late = self._late = self._late or _Late(now, self._taken, self._done)
-        return now - late.since >= limits.PACE_LASTING_SECONDS and self._taken - late.accepted >= self._done - late.applied
+        accepted, applied = self._taken - late.accepted, self._done - late.applied
+        return now - late.since >= limits.PACE_LASTING_SECONDS and accepted >= applied > 0
 
     def _waits(self, now: float, behind: float) -> float:
-        """Seconds until what is accepted now is applied: what came since the oldest did, at the rate of the applies."""
+        """Seconds until what is accepted now is applied, at the rate of the applies: what came in the last `behind` seconds, for that is as
+        much as waits when the next apply begins."""
         if behind > limits.PACE_MEMORY_SECONDS or not self._rate:
             return behind
         return sum(events for began, events in self._arrived if now - began <= behind) / self._rate

@@ -101,6 +101,7 @@ class Acceptor:
             admitted = await self._admit(batch.items)
             if admitted.accepted:
                 await self._append(sender, admitted, batch, min(deadline, self._clock.monotonic() + limits.APPEND_SECONDS_MAX))
+                self._pace.accepted(len(admitted.accepted))
         self._count(tenant.name, admitted)
         return admitted
 
@@ -132,7 +133,6 @@ class Acceptor:
             self._keep(tenant.name, bucket)
             raise Failure(Reason.QUOTA_EXCEEDED, retry_after_seconds=wait)
         self._bear(events)
-        self._pace.accepted(events)
         self._keep(tenant.name, bucket)
 
     def _bear(self, events: int) -> None:

@@ -219,7 +219,7 @@ async def test_what_quota_or_pace_refuse_takes_nothing_of_the_other(web: aiohttp
         for _ in range(3):
             pace.fetched(0, 60.0)
             pace.accepted(1)
-            pace.applied(0)
+            pace.applied(1)
             clock.advance(PACE_WINDOW_SECONDS)
             pace.events_per_second_max()
 

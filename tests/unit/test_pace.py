@@ -179,6 +179,21 @@ def test_a_store_that_does_not_apply_holds_nothing_back() -> None:
     assert hanging.events_per_second_max() is None
 
 
+@pytest.mark.parametrize("away_seconds", [0.6, 30.0])
+def test_applies_that_are_tried_again_and_fail_hold_nothing_back(away_seconds: float) -> None:
+    """Law: partitions fetch, fail and fetch again in turn, so that one of them always waits; nothing is applied, so nobody is turned away,
+    neither from the beginning on nor once it lasts."""
+    pace, clock = _running(0.1)
+    begun = clock.monotonic()
+    while clock.monotonic() - begun < away_seconds:
+        for partition in (0, 1):
+            pace.idle(partition)
+            pace.fetched(partition, clock.monotonic() - begun)
+            clock.advance(0.05)
+            pace.accepted(RATE // 20)
+            assert pace.events_per_second_max() is None
+
+
 def test_slow_applies_are_no_pause() -> None:
     """However far apart they are while something waits."""
     pace, clock = _new()
