@@ -93,7 +93,9 @@ async def one_cell(say: Callable[[str], None], log: Log = "postgres") -> AsyncIt
 async def _make_tenant(fleet: LocalFleet, number: int, name: str) -> str:
     """Its write key."""
     rate = NEIGHBOUR_QUOTA if number == NEIGHBOUR else _RATE_FREE
-    plan_of_it = routing_pb2.Plan(events_per_second=rate, burst_events=rate, batch_bytes_max=BATCH_BYTES_HARD_MAX)
+    plan_of_it = routing_pb2.Plan(
+        events_per_second=rate, burst_events=rate, batch_bytes_max=BATCH_BYTES_HARD_MAX, requests_per_second=_RATE_FREE
+    )
     async with fleet.access.directory(_ZONE) as directory:
         await directory.create_tenant(name, plan=plan_of_it)
         return (await directory.create_source(name, "web"))[1]

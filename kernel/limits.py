@@ -90,13 +90,15 @@ REQUESTS_KEPT_SECONDS: Final = 24 * 3_600
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a tenant may ask of a cell. `spread` is the number of log partitions its users are spread over (1 for most)."""
+    """What a tenant may ask of a cell, and how many requests of an edge. `spread` is the number of log partitions its users are spread over
+    (1 for most)."""
 
     events_per_second: float = 5_000.0
     burst_events: float = 50_000.0
     batch_bytes_max: int = BATCH_BYTES_MAX
     batch_events_max: int = BATCH_EVENTS_MAX
     spread: int = 1
+    requests_per_second: float = 1_000.0
 
 
 assert EVENT_BYTES_MAX <= BATCH_BYTES_MAX <= BATCH_BYTES_HARD_MAX

@@ -5,6 +5,7 @@ Files instead of values hold secrets and lists. `host:port` everywhere; port 0 i
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,6 +113,8 @@ class AgentSettings:
         found = {"DATAFLOW_EDGE_CERT_FILE": self.edge_cert_file, "DATAFLOW_EDGE_KEY_FILE": self.edge_key_file}
         problems = [f"{name} is required by DATAFLOW_EDGE_TRANSPORT {self.edge_transport}" for name, path in found.items() if not path]
         problems += [f"{name}: there is no file {path}" for name, path in found.items() if path and not Path(path).is_file()]
+        if not problems:
+            problems = _problems_of_pair(Path(self.edge_cert_file), Path(self.edge_key_file))
         if problems:
             raise settings.BadSettings(problems)
         return Path(self.edge_cert_file).absolute(), Path(self.edge_key_file).absolute()
@@ -187,6 +190,17 @@ def _key(path: Path) -> bytes:
 
 def _principals(text: str) -> tuple[Principal, ...]:
     return tuple(Principal(one.name, Role(one.role), one.token) for one in msgspec.json.decode(text, type=list[_Principal]))
+
+
+def _problems_of_pair(certificate: Path, key: Path) -> list[str]:
+    """Of a certificate and its key. Envoy watches one folder for both."""
+    if certificate.absolute().parent != key.absolute().parent:
+        return [f"DATAFLOW_EDGE_KEY_FILE: {key} is not in the folder of {certificate}"]
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
+    except (OSError, ValueError) as error:
+        return [f"DATAFLOW_EDGE_CERT_FILE: {certificate} and {key} are no certificate and its key: {error}"]
+    return []
 
 
 def _read(path: Path, parse: Callable[[str], Value]) -> Value:

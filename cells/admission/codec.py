@@ -57,4 +57,5 @@ def _plan(message: routing_pb2.Plan) -> Plan:
         batch_bytes_max=message.batch_bytes_max or default.batch_bytes_max,
         batch_events_max=message.batch_events_max or default.batch_events_max,
         spread=message.spread or default.spread,
+        requests_per_second=message.requests_per_second or default.requests_per_second,
     )

@@ -162,6 +162,7 @@ def set_demand(name: str, events_per_second: float, intent: pb.Intent, output: s
 @click.option("--batch-bytes", "batch_bytes_max", type=click.IntRange(1), default=None, help="Largest request, decompressed.")
 @click.option("--batch-events", "batch_events_max", type=click.IntRange(1), default=None, help="Most events in a request.")
 @click.option("--spread", type=click.IntRange(1), default=None, help="Log partitions that its users are spread over.")
+@click.option("--requests-per-second", type=click.FloatRange(0, min_open=True), default=None, help="Requests of any size, at each edge.")
 @intent_options
 @output_option
 @state_option
@@ -229,6 +230,7 @@ def _page(tenant: pb.Tenant) -> str:
         f"  demand  {tenant.demand:g} events/s expected",
         f"  plan    {plan.events_per_second:g} events/s, bursts of {plan.burst_events:g}, spread over {plan.spread}",
         f"  batches {plan.batch_events_max} events and {plan.batch_bytes_max} bytes at most",
+        f"  asks    {plan.requests_per_second:g} requests/s at each edge",
     ]
     if tenant.HasField("pin"):
         ends = datetime.fromtimestamp(tenant.pin.expires_at / _MICROS, UTC)

@@ -55,6 +55,9 @@ def _lasts(path: Path, key: Path, authority: x509.Certificate | None = None) -> 
     if not path.exists() or not key.exists():
         return False
     held = x509.load_pem_x509_certificate(path.read_bytes())
+    own = serialization.load_pem_private_key(key.read_bytes(), None)
+    if own.public_key() != held.public_key():
+        return False
     if authority is not None:
         try:
             held.verify_directly_issued_by(authority)
@@ -85,9 +88,11 @@ def _named(name: str) -> x509.Name:
 
 
 def _write(path: Path, key_path: Path, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> None:
-    """The key is ours alone to read."""
-    plain = serialization.NoEncryption()
-    key_path.unlink(missing_ok=True)
-    with os.fdopen(os.open(key_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain))
-    path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    """Each by a rename; the key is ours alone to read."""
+    secret = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    for target, text, mode in ((key_path, secret, 0o600), (path, certificate.public_bytes(serialization.Encoding.PEM), 0o644)):
+        fresh = target.with_suffix(".new")
+        fresh.unlink(missing_ok=True)
+        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            file.write(text)
+        fresh.replace(target)

@@ -273,6 +273,7 @@ def _plan(message: pb.Plan) -> Plan:
         and plan.batch_bytes_max <= limits.BATCH_BYTES_HARD_MAX
         and plan.batch_events_max <= limits.APPLY_EVENTS_MAX
         and plan.spread <= limits.LOG_PARTITIONS
+        and 0 < plan.requests_per_second < math.inf
     )
     if not fits:
         raise Failure(Reason.INVALID_FIELD, "plan: above the hard limits")

@@ -83,6 +83,7 @@ def plan_message(plan: Plan) -> pb.Plan:
         batch_bytes_max=plan.batch_bytes_max,
         batch_events_max=plan.batch_events_max,
         spread=plan.spread,
+        requests_per_second=plan.requests_per_second,
     )
 
 
@@ -95,6 +96,7 @@ def parse_plan(message: pb.Plan) -> Plan:
         batch_bytes_max=message.batch_bytes_max or default.batch_bytes_max,
         batch_events_max=message.batch_events_max or default.batch_events_max,
         spread=message.spread or default.spread,
+        requests_per_second=message.requests_per_second or default.requests_per_second,
     )
 
 

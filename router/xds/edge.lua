@@ -54,7 +54,8 @@ local function credential(headers)
     local value = headers:get("authorization")
     key = value and from_authorization(value)
   end
-  if key == "" then key = nil end
+  -- What slugs are looked up by is no key.
+  if key and (key == "" or key:sub(1, 2) == "s:") then key = nil end
   local slug = not is_key(key) and (headers:get(":path") or ""):match("^/s/([a-z0-9%-]+)/v1/")
   if slug and #slug <= KEY_CHARS_MAX then
     local zone = slug:match("^([a-z][a-z0-9%-]*)%-[a-z2-7]+$")

@@ -20,6 +20,7 @@ from router.xds.bootstrap import TRACES_CLUSTER, TRACES_PATH
 from router.xds.describe import ADS, type_of
 from router.xds.ir import Edge
 from router.xds.local_replies import local_replies
+from router.xds.rate import rate_limit
 
 NAME: Final = "edge"
 HEADERS_SECONDS: Final = 10.0
@@ -63,6 +64,7 @@ def connection(edge: Edge, headers_seconds: float, trace_percent: float, access_
             _lua("clear", lua.CLEAR_ROUTE_CACHE),
             {"name": "envoy.filters.http.cors", "typed_config": {"@type": type_of(cors_pb2.Cors)}},
             _lua("credential", lua.source(edge)),
+            rate_limit(),
             _fault(),
             _grpc_stats(),
             {"name": "envoy.filters.http.router", "typed_config": {"@type": type_of(router_pb2.Router)}},
@@ -78,6 +80,7 @@ def _tracing(percent: float) -> dict[str, object]:
     return {
         "max_path_tag_length": 0,
         "random_sampling": {"value": percent},
+        "client_sampling": {"value": 0},  # a client's x-client-trace-id makes no request leave spans
         "provider": {
             "name": "envoy.tracers.opentelemetry",
             "typed_config": {

@@ -21,8 +21,8 @@ from router.xds.tls import downstream
 
 @dataclass(frozen=True, slots=True)
 class Listen:
-    """Where the edge listens, how long a request's headers may take, and how many of a hundred requests leave spans (see bootstrap) and a
-    line in the access log.
+    """Where the edge listens; how long a request's headers may take, a handshake, and the first bytes of a connection; how many of a
+    hundred requests leave spans (see bootstrap), and a line in the access log.
 
     A client's trace id goes on whether or not; it cannot make a request leave spans. With 0 nothing is touched. `secret_path` is the
     file that names the certificate, "" for none; without one, or with `clear`, the port takes requests that are not encrypted.
@@ -48,7 +48,8 @@ def listener(edge: Edge, listen: Listen) -> Any:
         "filter_chains": [{"name": "clear", "filters": filters}],
     }
     if listen.secret_path:
-        encrypted = {"name": "tls", "filters": filters, "transport_socket": downstream(listen.secret_path)}
+        encrypted: dict[str, object] = {"name": "tls", "filters": filters, "transport_socket": downstream(listen.secret_path)}
+        encrypted["transport_socket_connect_timeout"] = f"{listen.headers_seconds:g}s"
         chains = [{**encrypted, "filter_chain_match": {"transport_protocol": "tls"}}]
         if listen.clear:
             chains.append({"name": "clear", "filters": filters, "filter_chain_match": {"transport_protocol": "raw_buffer"}})

@@ -8,6 +8,7 @@ from kernel.errors import Reason
 from router.xds import refusals
 from router.xds.refusals import RETRY_AFTER_SECONDS
 
+_REQUESTS: Final = "too many requests"
 # What says that Envoy and no cell answers: Lua's and the routes' answers have their shape already.
 _NO_UPSTREAM: Final = ("UH", "UF", "UO", "UC", "LR", "LH", "UR", "UT", "NC", "URX", "SI", "DT", "DF", "UPE", "NR", "OM", "FI")
 
@@ -19,6 +20,8 @@ def local_replies() -> list[dict[str, object]]:
     return [
         _reply(_all(_status(408), grpc), Reason.REQUEST_TIMEOUT, grpc=True),
         _reply(_status(408), Reason.REQUEST_TIMEOUT),
+        _reply(_all(_status(429), grpc), Reason.QUOTA_EXCEEDED, grpc=True, detail=_REQUESTS),
+        _reply(_status(429), Reason.QUOTA_EXCEEDED, detail=_REQUESTS),
         _reply(_status(413), Reason.BODY_TOO_LARGE),
         _reply(_status(431), Reason.MALFORMED_BODY, detail="the headers are too large"),
         _reply(_all(_status(400), {"response_flag_filter": {"flags": ["DPE"]}}), Reason.MALFORMED_BODY, detail="not valid HTTP"),
@@ -35,10 +38,10 @@ def _reply(
     match: dict[str, object], reason: Reason, *, grpc: bool = False, detail: str = "", status: int | None = None
 ) -> dict[str, object]:
     headers = {}
-    if reason is Reason.CELL_UNAVAILABLE:
+    if reason in (Reason.CELL_UNAVAILABLE, Reason.QUOTA_EXCEEDED):
         headers["retry-after"] = str(RETRY_AFTER_SECONDS)
     if grpc:
-        headers["grpc-status-details-bin"] = refusals.details(reason)
+        headers["grpc-status-details-bin"] = refusals.details(reason, detail)
     text = refusals.message(reason, detail) if grpc else refusals.body(reason, detail)
     mapper: dict[str, object] = {
         "filter": match,

@@ -9,6 +9,7 @@ from kernel.ids import KeyHash, TenantId, hash_of
 from router.placement.decide import Routed, decide
 from router.placement.table import CellEndpoint, Table
 from router.xds.ir import PROTOCOLS, SHARDS, Deny, Edge, Entry, Forward, Upstream, shard_of
+from router.xds.rate import rate_of
 
 SLUG_PREFIX = "s:"
 
@@ -44,7 +45,10 @@ def _entries(name: TenantId, table: Table) -> Iterator[tuple[KeyHash, Entry]]:
     tenant = table.tenants[name]
     outcome = decide(name, table)
     entry: Entry
-    entry = Forward(name, outcome.cell, outcome.epoch, tenant.since) if isinstance(outcome, Routed) else Deny(name, outcome.reason)
+    if isinstance(outcome, Routed):
+        entry = Forward(name, outcome.cell, outcome.epoch, tenant.since, rate_of(tenant.plan.requests_per_second))
+    else:
+        entry = Deny(name, outcome.reason)
     revoked = Deny(name, Reason.REVOKED_KEY)
     for source in tenant.sources:
         yield hash_of(SLUG_PREFIX + source.slug), entry

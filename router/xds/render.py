@@ -19,6 +19,7 @@ from kernel.limits import STREAM_SECONDS_MAX
 from router.xds import refusals
 from router.xds.headers import LOOKUP, NO_SHARD, SHARD, STAMP
 from router.xds.ir import PROTOCOLS, Deny, Forward, Protocol, Shard, cluster_of
+from router.xds.rate import METADATA, metadata
 from router.xds.refusals import RETRY_AFTER_SECONDS
 
 STREAM_SECONDS_HARD_MAX: Final = int(STREAM_SECONDS_MAX) + 30
@@ -129,12 +130,13 @@ def _port_of(cell: CellId) -> Any:
 
 @lru_cache(maxsize=_CELLS_CACHED)
 def _to_cell(cell: CellId) -> bytes:
-    """A serialized Route without its tenant. Lua bounds the time of what is not gRPC, which may stream."""
+    """A serialized Route without its tenant. A stream may be long; of any other request Lua bounds how long its answer may take, and the
+    cell how long its body may."""
     route = route_components_pb2.Route()
     route.match.prefix = "/"
     action = route.route
     action.cluster_specifier_plugin = cell
-    action.timeout.seconds = 0
+    action.timeout.seconds = 0  # for streams; Lua's bound goes before it
     action.max_stream_duration.max_stream_duration.seconds = STREAM_SECONDS_HARD_MAX
     return _bytes(route)
 
@@ -142,6 +144,7 @@ def _to_cell(cell: CellId) -> bytes:
 @lru_cache(maxsize=_STAMPS_CACHED)
 def _stamp(entry: Forward) -> bytes:
     route = route_components_pb2.Route()
+    route.metadata.filter_metadata[METADATA].CopyFrom(metadata(entry.tenant, entry.rate))
     values = (entry.tenant, entry.cell, str(entry.epoch), str(entry.revision))
     for name, value in zip(STAMP, values, strict=True):
         option = route.request_headers_to_add.add(append_action=_OVERWRITE)

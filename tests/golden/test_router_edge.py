@@ -20,9 +20,10 @@ from google.protobuf import json_format
 from kernel.ids import RegionName, hash_of
 from router.xds.bootstrap import EdgeIdentity, bootstrap
 from router.xds.compile import compile_whole
-from router.xds.listener import Listen
+from router.xds.listener import Listen, listener
 from router.xds.render import routes_name
 from router.xds.snapshot import CDS, EDS, LDS, RDS, SRDS
+from router.xds.tls import secret
 from tests.support.router_words import EU, cell, source, table, tenant
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "router_edge"
@@ -42,11 +43,17 @@ def resources() -> dict[str, object]:
         tenant("initech", "a1", 1, source("app", "key of initech"), suspended=True),
         tenant("globex", "b1", 1, source("old", "key of globex", revoked=True)),
     )
-    snapshot = compile_whole(table(42, tenants, (cell("a1"), cell("b1", 7_100))), Listen("127.0.0.1", 8_080)).snapshot
+    compiled = compile_whole(table(42, tenants, (cell("a1"), cell("b1", 7_100))), Listen("127.0.0.1", 8_080))
+    snapshot = compiled.snapshot
     shown = {"cluster": ["a1/grpc", "a1/http"], "endpoints": ["a1/grpc"], "listener": ["edge"], "scope": ["scope-00"]}
     keys = [hash_of(f"key of {name}") for name in ("acme", "initech", "globex")]
     shown["routes"] = [routes_name("-"), routes_name("00"), *(routes_name(key[:2]) for key in keys)]
-    found: dict[str, object] = {"bootstrap": bootstrap(EdgeIdentity("edge-1", EU, RegionName("eu-west-1")), "127.0.0.1", 9_000, 9_001)}
+    encrypted = listener(compiled.edge, Listen("127.0.0.1", 8_443, secret_path="/etc/edge/certificate.json", clear=True))
+    found: dict[str, object] = {
+        "listener-both": json_format.MessageToDict(encrypted, preserving_proto_field_name=True),
+        "secret": secret(Path("/etc/edge/tls/edge.pem"), Path("/etc/edge/tls/edge.key")),
+    }
+    found |= {"bootstrap": bootstrap(EdgeIdentity("edge-1", EU, RegionName("eu-west-1")), "127.0.0.1", 9_000, 9_001)}
     for kind, names in shown.items():
         url, message = KINDS[kind]
         for name in names:

@@ -18,6 +18,7 @@ from kernel.ids import TenantId, ZoneName, mint_key
 from kernel.process.journal import Signer
 from router import metrics
 from router.placement.decide import Routed, decide
+from router.xds.lua import HTTP_SECONDS
 from router.xds.snapshot import RDS, Snapshot, resource
 from tests.support.edge_room import Ports, Room, agent, directory, envoy, http_client, running_edge, tiny_cell
 from tests.support.processes import eventually, free_port
@@ -72,8 +73,17 @@ async def test_what_only_the_edge_may_say_is_stripped(room: Room) -> None:
         assert echo["cell"] == room.cells[0].endpoint.cell
         assert [echo["headers"][name] for name in ("x-dataflow-tenant", "x-dataflow-epoch")] == ["acme", "1"]
     assert (await room.http.post("/v1/batch", headers=forged)).json()["code"] == "NO_CREDENTIAL"
-    hurried = {"x-envoy-upstream-rq-timeout-ms": "1", "x-api-key": room.keys["acme"]}
-    assert "x-envoy-upstream-rq-timeout-ms" not in (await room.http.post("/v1/batch", headers=hurried)).json()["headers"]
+
+
+async def test_how_long_a_request_may_take_is_the_edges_to_say(room: Room) -> None:
+    """Law: an answer over HTTP has to come within a bound, a call may stream; what a client says of timeouts and more attempts is gone."""
+    own = ("upstream-rq-timeout-ms", "upstream-rq-per-try-timeout-ms", "expected-rq-timeout-ms", "retry-on", "max-retries", "retry-grpc-on")
+    said = {f"x-envoy-{name}": "7" for name in own}
+    over_http = (await room.http.post("/v1/batch", headers={**said, "x-api-key": room.keys["acme"]})).json()
+    over_grpc = await room.say(**said, x_api_key=room.keys["acme"])
+    for echo, bound in ((over_http, str(HTTP_SECONDS * 1_000)), (over_grpc, None)):
+        assert echo["headers"].get("x-envoy-expected-rq-timeout-ms") == bound
+        assert "7" not in [value for name, value in echo["headers"].items() if name.startswith("x-envoy-")]
 
 
 async def test_the_edge_refuses_in_one_shape(room: Room) -> None:
@@ -95,6 +105,7 @@ async def test_the_edge_refuses_in_one_shape(room: Room) -> None:
         ("some text", 401, grpc.StatusCode.UNAUTHENTICATED, "UNKNOWN_KEY"),
         (source.write_key, 401, grpc.StatusCode.UNAUTHENTICATED, "REVOKED_KEY"),
         (suspended, 403, grpc.StatusCode.PERMISSION_DENIED, "TENANT_SUSPENDED"),
+        (f"s:{room.slugs['acme']}", 401, grpc.StatusCode.UNAUTHENTICATED, "NO_CREDENTIAL"),
         (mint_key("wk", ZoneName("mars"), bytes(32)).text, 421, grpc.StatusCode.FAILED_PRECONDITION, "FOREIGN_ZONE"),
     ]
     for key, status, code, reason in cases:

@@ -16,9 +16,11 @@ import grpc
 import pytest
 
 from cli.local import certificates
+from dataflow.routing.v1 import routing_pb2
 from kernel.process.journal import Signer
 from router.xds import tls
 from router.xds.listener import Listen
+from router.xds.rate import BURST_SECONDS, rate_of
 from tests.support.edge_room import SAY, Room, running_edge
 from tests.support.processes import eventually
 
@@ -134,6 +136,32 @@ def _renew(folder: Path) -> None:
         made.rename(old)
 
 
+async def test_a_damaged_pair_is_not_taken(tmp_path: Path) -> None:
+    """Law: while certificate and key do not belong together the last good pair is shown, and the failure counted; the next good pair is
+    taken."""
+    async with running_edge(tmp_path, SIGNER, Listen("", 0, secret_path=str(_certified(tmp_path)))) as room:
+        context = _trusting(tmp_path)
+        before = await _certificate(room, context)
+        key = certificates.edge_files(tmp_path)[1]
+        good = key.read_bytes()
+        (tmp_path / "fresh.key").write_bytes((tmp_path / "authority.key").read_bytes())
+        (tmp_path / "fresh.key").rename(key)
+
+        async def counted() -> bool:
+            return any(count > 0 for count in (await room.envoy.stats("sds.*key_rotation_failed")).values())
+
+        await eventually(counted, "the failure is counted", 10)
+        assert await _certificate(room, context) == before
+        (tmp_path / "fresh.key").write_bytes(good)
+        (tmp_path / "fresh.key").rename(key)
+        _renew(tmp_path)
+
+        async def renewed() -> bool:
+            return await _certificate(room, context) != before
+
+        await eventually(renewed, "the next good pair is taken", 10)
+
+
 @asynccontextmanager
 async def _admin(room: Room) -> AsyncIterator[Callable[..., Awaitable[str]]]:
     async with aiohttp.ClientSession(f"http://127.0.0.1:{room.ports.admin}") as session:
@@ -165,24 +193,40 @@ async def test_the_access_log_tells_what_went_on_and_nothing_of_tenants_data(tmp
         key = room.keys["acme"]
         headers = {"x-api-key": key, "x-request-id": "the-one", "user-agent": CANARY, "referer": CANARY, "x-forwarded-for": CANARY}
         await room.http.post(f"/v1/events/{CANARY}?user={CANARY}", headers=headers, content=CANARY.encode())
-        await room.http.post("/v1/batch", headers={**headers, "x-api-key": "wk_eu_unknown", "x-request-id": "the-other"})
+        await room.http.post("/v1/batch", headers={**headers, "x-api-key": "wk_eu_unknown", "x-request-id": "the-other" + "!" * 1_000})
         await room.say(x_api_key=key)
-        log = tmp_path / "envoy.log"
-
-        def lines() -> list[dict[str, Any]]:
-            return [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
-
-        await eventually(lambda: len(lines()) >= 3, "three lines", 15)
-        told = {line["request_id"]: line for line in lines()}
+        await eventually(lambda: len(_lines(tmp_path)) >= 3, "three lines", 15)
+        lines = _lines(tmp_path)
+        told = {line["request_id"]: line for line in lines}
         one = told["the-one"]
         assert (one["tenant"], one["cell"], one["upstream"], one["status"]) == ("acme", "eu-west-1-a", "eu-west-1-a/http", 200)
-        assert one["millis"] >= one["upstream_millis"] >= 0
-        assert (told["the-other"]["tenant"], told["the-other"]["status"]) == (None, 401)
-        assert [line["grpc_status"] for line in lines() if line["protocol"] == "HTTP/2"] == [0]
-        text = log.read_text()
-        assert CANARY not in text
-        assert key not in text
-        assert "127.0.0.1" not in "".join(line for line in text.splitlines() if line.startswith("{"))
+        assert one["millis"] >= one["first_byte_millis"] >= 0
+        [other] = [line for name, line in told.items() if name.startswith("the-other")]
+        assert (other["tenant"], other["status"]) == (None, 401)
+        assert [line["grpc_status"] for line in lines if line["protocol"] == "HTTP/2"] == [0]
+        assert all(len(str(value)) <= 64 for line in lines for value in line.values())
+        assert key not in (tmp_path / "envoy.log").read_text()
+        for word in (CANARY, "127.0.0.1"):
+            assert word not in json.dumps(lines)
+
+
+async def test_failures_are_told_more_often_than_successes(tmp_path: Path) -> None:
+    """Law: calls as well, whose status stands behind an HTTP status of 200."""
+    async with running_edge(tmp_path, SIGNER, Listen("", 0, access_percent=0.0)) as room, _admin(room) as ask:
+        await ask("POST", "/runtime_modify", **{"access_log.failed_percent": "1000000"})
+        key = room.keys["acme"]
+        assert (await room.http.post("/v1/batch", headers={"x-api-key": key})).status_code == 200
+        await room.say(x_api_key=key)
+        await ask("POST", "/runtime_modify", **{"fault.http.abort.abort_percent": "100", "fault.http.abort.http_status": "503"})
+        assert (await room.http.post("/v1/batch", headers={"x-api-key": key})).status_code == 503
+        await room.refusal(x_api_key=key)
+        await eventually(lambda: len(_lines(tmp_path)) >= 2, "two lines", 15)
+        assert sorted((line["status"], line["grpc_status"]) for line in _lines(tmp_path)) == [(200, 14), (503, None)]
+
+
+def _lines(folder: Path) -> list[dict[str, Any]]:
+    """What Envoy's access log says."""
+    return [json.loads(line) for line in (folder / "envoy.log").read_text().splitlines() if line.startswith("{")]
 
 
 async def test_calls_are_counted_by_method_and_by_no_name_that_a_client_made_up(tmp_path: Path) -> None:
@@ -195,12 +239,41 @@ async def test_calls_are_counted_by_method_and_by_no_name_that_a_client_made_up(
         assert not [name for name in counted if "Say" in name]
 
 
-async def test_a_cell_that_resets_is_ejected_for_a_moment_and_one_that_sheds_is_not(tmp_path: Path) -> None:
-    """Law: between two health checks failures in a row to reach a cell take it out; what it answers never does."""
+async def test_a_tenant_asks_no_more_often_than_its_plan_says(tmp_path: Path) -> None:
+    """Law: all keys of a tenant share one bucket, whichever protocol; above it the answer is 429 with Retry-After, or RESOURCE_EXHAUSTED;
+    another tenant does not notice, and another plan counts at once."""
+    async with running_edge(tmp_path, SIGNER) as room:
+        keys = [room.keys["acme"], (await room.directory.call("CreateWriteKey", tenant="acme", source="web")).write_key]
+        await room.directory.call("SetPlan", tenant="acme", plan=routing_pb2.Plan(requests_per_second=3.0))
+        await room.live()
+        answers = [await room.http.post("/v1/batch", headers={"x-api-key": keys[number % 2]}) for number in range(40)]
+        served = sum(answer.status_code == 200 for answer in answers)
+        assert rate_of(3.0) * BURST_SECONDS <= served < 20
+        refused = [answer for answer in answers if answer.status_code != 200]
+        assert {(one.status_code, one.json()["code"], one.headers["retry-after"]) for one in refused} == {(429, "QUOTA_EXCEEDED", "1")}
+
+        async def too_often() -> bool:
+            try:
+                await room.say(x_api_key=keys[0])
+            except grpc.aio.AioRpcError as error:
+                return error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            return False
+
+        await eventually(too_often, "gRPC is refused as well", 5)
+        others = [await room.http.post("/v1/batch", headers={"x-api-key": room.keys["globex"]}) for _ in range(40)]
+        assert {answer.status_code for answer in others} == {200}
+        await room.directory.call("SetPlan", tenant="acme", plan=routing_pb2.Plan(requests_per_second=300.0))
+        await room.live()
+        assert [(await room.http.post("/v1/batch", headers={"x-api-key": keys[0]})).status_code for _ in range(40)] == [200] * 40
+
+
+async def test_a_cell_that_resets_is_ejected_and_one_that_answers_is_not(tmp_path: Path) -> None:
+    """Law: a burst of resets takes a cell out, though it answers health checks; what it answers never does, of whatever status."""
     async with running_edge(tmp_path, SIGNER) as room:
         headers = {"x-api-key": room.keys["acme"]}
-        for _ in range(20):
-            assert (await room.http.post("/v1/shed", headers=headers)).status_code == 429
+        for status in (429, 500, 502, 503, 504):
+            answers = await asyncio.gather(*(room.http.post(f"/v1/answer/{status}", headers=headers) for _ in range(20)))
+            assert {answer.status_code for answer in answers} == {status}
         ejected = "cluster.eu-west-1-a/http.outlier_detection.ejections_enforced_total"
         assert (await room.envoy.stats("outlier_detection"))[ejected] == 0
 

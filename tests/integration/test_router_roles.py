@@ -19,6 +19,8 @@ from cli.local import certificates
 from dataflow.routing.v1 import routing_pb2 as pb
 from dataflow.routing.v1 import routing_pb2_grpc
 from kernel.process.journal import Signer
+from kernel.process.settings import BadSettings
+from router import config
 from tests.support.edge_room import TinyCell, http_client, tiny_cell
 from tests.support.envoy import Envoy
 from tests.support.postgres import Databases
@@ -139,6 +141,38 @@ async def test_wrong_settings_are_reported_at_once(tmp_path: Path) -> None:
     _, told = await process.communicate()
     assert process.returncode == 2
     assert told.count(b"is required") == 12
+
+
+def _problem(tmp_path: Path, certificate: Path, key: Path) -> str:
+    own = config.agent(
+        {
+            "DATAFLOW_EDGE_CERT_FILE": str(certificate),
+            "DATAFLOW_EDGE_KEY_FILE": str(key),
+            **{f"DATAFLOW_{name}": "eu" for name in ("EDGE_NAME", "ZONE", "REGION", "DIRECTORY_ADDRESS", "XDS_ADDRESS", "HTTP_ADDRESS")},
+            **{f"DATAFLOW_{name}": "eu" for name in ("EDGE_ADDRESS", "EDGE_ADMIN_ADDRESS")},
+            **{f"DATAFLOW_{name}": str(tmp_path) for name in ("FOLLOWER_TOKEN_FILE", "PUBLIC_KEY_FILE", "JOURNAL_PATH", "BOOTSTRAP_PATH")},
+        }
+    )
+    try:
+        assert own.certificate() == (certificate, key)
+    except BadSettings as error:
+        return "".join(error.problems)
+    return ""
+
+
+def test_a_certificate_and_its_key_belong_together_and_lie_together(tmp_path: Path) -> None:
+    """Law: a pair that Envoy would refuse, or not see renewed, is refused before it starts."""
+    one, other = tmp_path / "one", tmp_path / "other"
+    for folder in (one, other):
+        folder.mkdir()
+        certificates.certify(tmp_path, "eu", folder.name, folder)
+    certificate, key = certificates.edge_files(one)
+    assert _problem(tmp_path, certificate, key) == ""
+    assert "is not in the folder of" in _problem(tmp_path, certificate, certificates.edge_files(other)[1])
+    key.write_bytes(certificates.edge_files(other)[1].read_bytes())
+    assert "are no certificate and its key" in _problem(tmp_path, certificate, key)
+    certificate.write_text("nonsense")
+    assert "are no certificate and its key" in _problem(tmp_path, certificate, key)
 
 
 @pytest.mark.parametrize("transport", ["tls", "both"])

@@ -121,6 +121,8 @@ async def tiny_cell(name: str) -> AsyncIterator[TinyCell]:
     async def echo(request: Request) -> Response:
         if request.url.path == "/v1/shed":
             return JSONResponse({"code": "OVERLOADED", "message": "shed"}, 429, {"retry-after": "2"})
+        if request.url.path.startswith("/v1/answer/"):
+            return JSONResponse({}, int(request.url.path.rpartition("/")[2]))
         return JSONResponse({"cell": name, "path": request.url.path, "headers": dict(request.headers)})
 
     async def readyz(_: Request) -> Response:

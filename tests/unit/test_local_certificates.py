@@ -60,6 +60,9 @@ def test_a_start_keeps_what_lasts_and_renews_what_does_not(tmp_path: Path, monke
     key.unlink()
     _edge(zone, "eu-west-1")
     assert certificate.read_bytes() != renewed
+    key.write_bytes((zone / "authority.key").read_bytes())
+    _edge(zone, "eu-west-1")
+    assert key.read_bytes() != (zone / "authority.key").read_bytes()
     assert certificates.authority_file(zone).read_bytes() == trusted
     certificates.authority_file(zone).unlink()
     _edge(zone, "eu-west-1")

@@ -91,6 +91,7 @@ class Plan(_message.Message):
     BATCH_BYTES_MAX_FIELD_NUMBER: _builtins.int
     BATCH_EVENTS_MAX_FIELD_NUMBER: _builtins.int
     SPREAD_FIELD_NUMBER: _builtins.int
+    REQUESTS_PER_SECOND_FIELD_NUMBER: _builtins.int
     events_per_second: _builtins.float
     """Sustained events per second."""
     burst_events: _builtins.float
@@ -101,6 +102,8 @@ class Plan(_message.Message):
     """Most events in a request."""
     spread: _builtins.int
     """Log partitions that the tenant's users are spread over."""
+    requests_per_second: _builtins.float
+    """Requests per second of one edge, of whatever size; an edge rounds it up to a power of two."""
     def __init__(
         self,
         *,
@@ -109,10 +112,11 @@ class Plan(_message.Message):
         batch_bytes_max: _builtins.int = ...,
         batch_events_max: _builtins.int = ...,
         spread: _builtins.int = ...,
+        requests_per_second: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_bytes_max", b"batch_bytes_max", "batch_events_max", b"batch_events_max", "burst_events", b"burst_events", "events_per_second", b"events_per_second", "spread", b"spread"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_bytes_max", b"batch_bytes_max", "batch_events_max", b"batch_events_max", "burst_events", b"burst_events", "events_per_second", b"events_per_second", "requests_per_second", b"requests_per_second", "spread", b"spread"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
