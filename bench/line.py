@@ -6,14 +6,12 @@ import asyncio
 from types import TracebackType
 from typing import Final, Self
 
-_BODY: Final = b"{}"
 _ANSWER_SECONDS: Final = 10.0
 
 
 def request(key: str) -> bytes:
-    """A POST with a write key, as bytes."""
-    head = ("POST /v1/batch HTTP/1.1", "host: edge", f"x-api-key: {key}", "content-type: application/json", f"content-length: {len(_BODY)}")
-    return "\r\n".join((*head, "", "")).encode() + _BODY
+    """A request with a key, as bytes. It has no body: a refusal that comes before the end of one closes the connection."""
+    return f"GET /v1/events HTTP/1.1\r\nhost: edge\r\nx-api-key: {key}\r\n\r\n".encode()
 
 
 class Line:
