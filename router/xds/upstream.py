@@ -78,7 +78,9 @@ def uses_eds(upstream: Upstream) -> bool:
 
 
 def _health_check(upstream: Upstream) -> dict[str, object]:
-    probe: dict[str, object] = {"grpc_health_check": {}} if upstream.protocol == "grpc" else {"http_health_check": {"path": "/readyz"}}
+    # The cluster's name, which a probe bears else, is no host name.
+    http: dict[str, object] = {"http_health_check": {"path": "/readyz", "host": upstream.cell}}
+    probe: dict[str, object] = {"grpc_health_check": {}} if upstream.protocol == "grpc" else http
     period = f"{HEALTH_SECONDS}s"
     return {
         "interval": period,
