@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from kernel.errors import Failure, Reason
@@ -14,47 +14,53 @@ from router.xds.http import NAME
 from router.xds.ir import SHARDS, Edge, Shard
 from router.xds.listener import Listen, listener
 from router.xds.lower import lower, relower
+from router.xds.render import Parts
 from router.xds.snapshot import CDS, EDS, LDS, RDS, SRDS, Resource, Snapshot, consistent, resource
 from router.xds.upstream import cluster, endpoints, uses_eds
 
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """A table with what it comes to."""
+    """A table with what it comes to; `parts` are what the routes of each shard were put together from."""
 
     table: Table
     edge: Edge
     snapshot: Snapshot
+    parts: Mapping[str, Parts]
 
 
 def compile_whole(table: Table, listen: Listen, before: Compiled | None = None) -> Compiled:
     """From a whole table; shards that are as `before` are not rendered again. Raises Failure(SNAPSHOT_REFUSED)."""
     edge = lower(table)
+    parts, routes = _routes(edge, before)
     types = {
         CDS: _named(resource(up.cluster, cluster(up)) for up in edge.upstreams),
         EDS: _named(resource(up.cluster, endpoints(up)) for up in edge.upstreams if uses_eds(up)),
         LDS: _named([resource(NAME, listener(edge, listen))]),
         SRDS: _named(resource(render.scope_name(shard), render.scope(shard)) for shard in (NO_SHARD, *SHARDS)),
-        RDS: _routes(edge, before),
+        RDS: routes,
     }
-    return _checked(Compiled(table, edge, Snapshot(table.revision, types)))
+    return _checked(Compiled(table, edge, Snapshot(table.revision, types), parts))
 
 
 def compile_change(before: Compiled, table: Table, changed: Iterable[TenantId]) -> Compiled:
     """From `before` and the tenants that changed since. Raises Failure(SNAPSHOT_REFUSED)."""
     edge = relower(before.edge, before.table, table, changed)
-    types = {**before.snapshot.types, RDS: _routes(edge, before)}
-    return _checked(Compiled(table, edge, Snapshot(table.revision, types)))
+    parts, routes = _routes(edge, before)
+    return _checked(Compiled(table, edge, Snapshot(table.revision, {**before.snapshot.types, RDS: routes}), parts))
 
 
-def _routes(edge: Edge, before: Compiled | None) -> dict[str, Resource]:
+def _routes(edge: Edge, before: Compiled | None) -> tuple[dict[str, Parts], dict[str, Resource]]:
     unsharded = render.routes_name(NO_SHARD)
     rendered = {unsharded: resource(unsharded, render.unsharded())} if before is None else dict(before.snapshot.types[RDS])
+    parts: dict[str, Parts] = {} if before is None else dict(before.parts)
     for shard in SHARDS:
-        if before is None or _differ(edge.shards[shard], before.edge.shards[shard]):
+        held = {} if before is None else before.edge.shards[shard]
+        if before is None or _differ(edge.shards[shard], held):
             name, entries = render.routes_name(shard), edge.shards[shard]
-            rendered[name] = resource(name, render.routes(shard, entries), render.clusters(entries))
-    return rendered
+            parts[shard] = render.parts_of(entries, held, parts.get(shard, {}))
+            rendered[name] = resource(name, render.routes(shard, entries, parts[shard]), render.clusters(entries))
+    return parts, rendered
 
 
 def _named(resources: Iterable[Resource]) -> dict[str, Resource]:

@@ -102,8 +102,8 @@ def _strip() -> dict[str, object]:
         "typed_config": {
             "@type": type_of(header_mutation_pb2.HeaderMutation),
             "mutations": [
-                {"remove_on_match": {"key_matcher": {"prefix": "x-envoy-", "ignore_case": True}}},  # timeouts, retries: not a client's
-                *({"remove": header} for header in headers.INTERNAL),
+                # Timeouts and retries are not a client's to say, nor who it is.
+                *({"remove_on_match": {"key_matcher": {"prefix": prefix, "ignore_case": True}}} for prefix in ("x-envoy-", headers.PREFIX)),
                 {"append": shard},
             ],
         },

@@ -16,13 +16,11 @@ SHARDS: Final = tuple(f"{number:02x}" for number in range(256))
 
 
 class Forward(NamedTuple):
-    """Requests with this key go to `cell`, stamped, `rate` a second at most (`router.xds.rate`). `revision` is that of the tenant's last
-    change, so that others' changes leave this entry as it is."""
+    """Requests with this key go to `cell`, stamped, `rate` a second at most (`router.xds.rate`)."""
 
     tenant: TenantId
     cell: CellId
     epoch: Epoch
-    revision: int
     rate: int
 
 

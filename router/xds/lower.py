@@ -46,7 +46,7 @@ def _entries(name: TenantId, table: Table) -> Iterator[tuple[KeyHash, Entry]]:
     outcome = decide(name, table)
     entry: Entry
     if isinstance(outcome, Routed):
-        entry = Forward(name, outcome.cell, outcome.epoch, tenant.since, rate_of(tenant.plan.requests_per_second))
+        entry = Forward(name, outcome.cell, outcome.epoch, rate_of(tenant.plan.requests_per_second))
     else:
         entry = Deny(name, outcome.reason)
     revoked = Deny(name, Reason.REVOKED_KEY)

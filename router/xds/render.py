@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final
 
@@ -14,17 +15,18 @@ from google.protobuf import json_format
 from xds.type.matcher.v3 import matcher_pb2
 
 from kernel.errors import Reason
-from kernel.ids import CellId
+from kernel.ids import CellId, KeyHash
 from kernel.limits import STREAM_SECONDS_MAX
 from router.xds import refusals
 from router.xds.headers import LOOKUP, NO_SHARD, SHARD, STAMP
-from router.xds.ir import PROTOCOLS, Deny, Forward, Protocol, Shard, cluster_of
+from router.xds.ir import PROTOCOLS, Deny, Entry, Forward, Protocol, Shard, cluster_of
 from router.xds.rate import METADATA, metadata
 from router.xds.refusals import RETRY_AFTER_SECONDS
 
 STREAM_SECONDS_HARD_MAX: Final = int(STREAM_SECONDS_MAX) + 30
 _OVERWRITE: Final = base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
 _ROUTE_TYPE: Final = f"type.googleapis.com/{route_components_pb2.Route.DESCRIPTOR.full_name}"
+Parts = Mapping[KeyHash, bytes]
 _CELLS_CACHED: Final = 4_096
 _STAMPS_CACHED: Final = 1_024  # a tenant's keys stand in several shards, which are rendered soon after one another
 _CONTENT_TYPE: Final = "content-type"
@@ -79,31 +81,47 @@ def unsharded() -> Any:
     return json_format.ParseDict(described, route_pb2.RouteConfiguration())
 
 
-def routes(shard: str, entries: Shard) -> Any:
-    """The RouteConfiguration of a shard: one exact-match map from a key's look-up text to its route, and a refusal for the rest."""
+def routes(shard: str, entries: Shard, parts: Parts) -> Any:
+    """The RouteConfiguration of a shard: one exact-match map from a key's hash to its route, and a refusal for the rest. `parts` are those
+    of `entries`: messages of one type add up when their bytes are put together, so that what did not change is not made again."""
     message = route_pb2.RouteConfiguration(name=routes_name(shard))
-    host = message.virtual_hosts.add(name="all", domains=["*"])
+    for cell in sorted({entry.cell for entry in entries.values() if isinstance(entry, Forward)}):
+        message.cluster_specifier_plugins.add().CopyFrom(_port_of(cell))
+    message.virtual_hosts.add().MergeFromString(b"".join((_host(bool(entries)), *parts.values())))
+    return message
+
+
+def parts_of(entries: Shard, before: Shard, parts: Parts) -> Parts:
+    """The serialized part of each entry, given those of the entries `before`."""
+    return {key: parts[key] if before.get(key) is entry else _part(key, entry) for key, entry in entries.items()}
+
+
+@lru_cache
+def _host(keys: bool) -> bytes:
+    """A serialized VirtualHost, but for its keys."""
+    host = route_components_pb2.VirtualHost(name="all", domains=["*"])
     host.request_headers_to_remove.extend((LOOKUP, SHARD))
     # A shed request (429, RESOURCE_EXHAUSTED) is never sent again: only one that cannot have reached the cell.
     host.retry_policy.retry_on = "connect-failure,refused-stream"
     host.retry_policy.num_retries.value = 1
-    for cell in sorted({entry.cell for entry in entries.values() if isinstance(entry, Forward)}):
-        message.cluster_specifier_plugins.add().CopyFrom(_port_of(cell))
     unknown = _denied(Reason.UNKNOWN_KEY)
-    if not entries:
+    if keys:
+        host.matcher.matcher_tree.input.CopyFrom(_header_input(LOOKUP))
+        host.matcher.on_no_match.matcher.CopyFrom(unknown)
+    else:
         host.matcher.CopyFrom(unknown)
-        return message
-    tree = host.matcher.matcher_tree
-    tree.input.CopyFrom(_header_input(LOOKUP))
-    found = tree.exact_match_map.map
-    for key, entry in entries.items():
-        if isinstance(entry, Deny):
-            found[key].matcher.CopyFrom(_denied(entry.reason))
-        else:
-            # Messages of one type add up when their bytes are put together: the tenant's part comes last.
-            _act(found[key], _to_cell(entry.cell) + _stamp(entry))
-    host.matcher.on_no_match.matcher.CopyFrom(unknown)
-    return message
+    return _bytes(host)
+
+
+def _part(key: KeyHash, entry: Entry) -> bytes:
+    """A serialized VirtualHost with nothing but this key."""
+    host = route_components_pb2.VirtualHost()
+    found = host.matcher.matcher_tree.exact_match_map.map[key]
+    if isinstance(entry, Deny):
+        found.matcher.CopyFrom(_denied(entry.reason))
+    else:
+        _act(found, _to_cell(entry.cell) + _stamp(entry))
+    return _bytes(host)
 
 
 def clusters(entries: Shard) -> frozenset[str]:
@@ -145,7 +163,7 @@ def _to_cell(cell: CellId) -> bytes:
 def _stamp(entry: Forward) -> bytes:
     route = route_components_pb2.Route()
     route.metadata.filter_metadata[METADATA].CopyFrom(metadata(entry.tenant, entry.rate))
-    values = (entry.tenant, entry.cell, str(entry.epoch), str(entry.revision))
+    values = (entry.tenant, entry.cell, str(entry.epoch))
     for name, value in zip(STAMP, values, strict=True):
         option = route.request_headers_to_add.add(append_action=_OVERWRITE)
         option.header.key = name

@@ -48,7 +48,7 @@ EU = ZoneName("eu")
 OPERATOR, FOLLOWER = "operator-token-of-tests", "follower-token-of-tests"
 VIEWER = Principal("vera", Role.VIEWER, "viewer-token-of-tests")
 ZONES = ((EU, "http://eu.test"), (ZoneName("us"), "https://us.test"))
-STAMPS = ("x-dataflow-tenant", "x-dataflow-cell", "x-dataflow-epoch", "x-dataflow-revision")
+STAMPS = ("x-dataflow-tenant", "x-dataflow-cell", "x-dataflow-epoch")
 SAY = "/dataflow.ingest.v1.IngestService/Say"  # no such method: the tiny cell echoes what the edge lets through
 
 
