@@ -19,9 +19,11 @@ from kernel.ids import TenantId, hash_of, parse_key
 from kernel.limits import Plan
 from kernel.process.journal import FileJournal, Signer
 from router.api import service
+from router.api.mirror import Mirror
 from router.placement import codec
+from router.placement.memory import MemoryStore
 from router.placement.steps import CreateTenant
-from router.placement.store import Intent
+from router.placement.store import REPLAY_CHANGES_MAX, Change, Intent
 from router.placement.table import Table, Topology, empty
 from tests.support.edge_room import EU, FOLLOWER, OPERATOR, VIEWER, Directory, TinyCell, directory
 from tests.support.processes import eventually
@@ -264,3 +266,40 @@ async def test_another_process_of_the_directory_is_heard(served: Directory) -> N
     stop.set()
     await following
     task.cancel()
+
+
+class Busy(MemoryStore):
+    """A store in which another process commits a change whenever somebody asks who does not hold the directory's table still."""
+
+    mirror: Mirror | None = None
+    left = 3
+
+    async def changes(self, after: int, limit: int = REPLAY_CHANGES_MAX) -> tuple[Change, ...] | None:
+        """See the port."""
+        if self.mirror is not None and not self.mirror._reading.locked() and self.left:
+            self.left -= 1
+            await self.change(CreateTenant(TenantId(f"other-{self.left}"), Plan(), 1.0), Intent("another process", Micros(0)))
+        return await super().changes(after, limit)
+
+
+async def test_a_store_ahead_of_the_directory_makes_no_watcher_start_afresh() -> None:
+    """Law: whoever watches is told each change once and in order, however far the store is ahead of the table; with many tenants a whole
+    map for every change is more than a directory can send."""
+    store = Busy(EU)
+    async with directory(CELLS, SIGNER, store) as served:
+        watcher = Watcher(served)
+        task = asyncio.create_task(watcher.run())
+        await eventually(lambda: watcher.table.revision == 1, "the whole map arrives")
+        store.mirror = served.mirror
+        for name in ("one", "two", "three"):
+            await served.call("CreateTenant", name=name)
+            await eventually(lambda name=name: TenantId(name) in watcher.table.tenants, "the change arrives")
+        assert store.left < 3
+        await served.mirror.refresh()
+        await eventually(lambda: watcher.table.revision == served.mirror.table.revision, "everything arrives")
+        assert not task.done()
+        task.cancel()
+        assert [(u.from_revision, u.to_revision) for u in watcher.updates] == [
+            (0, 1),
+            *((n, n + 1) for n in range(1, len(watcher.updates))),
+        ]
