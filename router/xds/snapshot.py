@@ -77,8 +77,9 @@ def _problems(snapshot: Snapshot, addresses: set[str]) -> Iterator[str]:
     clusters, endpoints, listeners, scopes, routes = (snapshot.types.get(kind, {}) for kind in ORDER)
     if len(listeners) != 1:
         yield f"there are {len(listeners)} listeners"
-    for route in routes.values():
-        yield from (f"{route.name} leads to the unknown cluster {name}" for name in sorted(route.refers - clusters.keys()))
+    known = frozenset(clusters)
+    for route in (route for route in routes.values() if not route.refers <= known):
+        yield from (f"{route.name} leads to the unknown cluster {name}" for name in sorted(route.refers - known))
     for scope in scopes.values():
         yield from (f"{scope.name} leads to unknown routes {name}" for name in sorted(scope.refers - routes.keys()))
     for name in sorted(endpoints.keys() - clusters.keys()):
