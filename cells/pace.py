@@ -47,7 +47,7 @@ class Pace:
     _arrived: deque[tuple[float, int]] = field(default_factory=deque)  # when a slice of time began, and the events accepted in it
 
     def accepted(self, events: int) -> None:
-        """So many are in the log now."""
+        """So many are on their way into the log."""
         now = self.clock.monotonic()
         self._taken += events
         if self._arrived and now - self._arrived[-1][0] < limits.PACE_BURST_SECONDS:

@@ -100,8 +100,8 @@ class Acceptor:
             self._take(sender, len(batch.items))
             admitted = await self._admit(batch.items)
             if admitted.accepted:
-                await self._append(sender, admitted, batch, min(deadline, self._clock.monotonic() + limits.APPEND_SECONDS_MAX))
                 self._pace.accepted(len(admitted.accepted))
+                await self._append(sender, admitted, batch, min(deadline, self._clock.monotonic() + limits.APPEND_SECONDS_MAX))
         self._count(tenant.name, admitted)
         return admitted
 
