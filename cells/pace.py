@@ -91,7 +91,7 @@ class Pace:
         until it is not late and nobody had to be turned away, or nothing is applied at all."""
         now = self.clock.monotonic()
         behind = max((seconds for seconds, at in self._behind.values() if now - at <= limits.PACE_MEMORY_SECONDS), default=0.0)
-        applies = now - self._applied_at <= limits.PACE_MEMORY_SECONDS
+        applies = now - self._applied_at <= (limits.PACE_MEMORY_SECONDS if self._holding else limits.PACE_AWAY_SECONDS)
         late = behind > limits.PACE_BEHIND_SECONDS
         if self._rate is None or not behind or not applies or not (late or self._holding):
             self._late, self._holding = None, False
@@ -107,11 +107,10 @@ class Pace:
         return max(self._rate, self._latest) * max(limits.PACE_SHARE_MIN, share)
 
     def _falls_back(self, now: float) -> bool:
-        """Whether something was applied, and no less accepted, since it is late, once that has lasted. A store that was away for a moment
-        and makes up for it is late, and does not fall back."""
+        """Whether no less was accepted than applied since it is late, once that has lasted. A store that was away for a moment and makes up
+        for it is late, and does not fall back."""
         late = self._late = self._late or _Late(now, self._taken, self._done)
-        accepted, applied = self._taken - late.accepted, self._done - late.applied
-        return now - late.since >= limits.PACE_LASTING_SECONDS and accepted >= applied > 0
+        return now - late.since >= limits.PACE_LASTING_SECONDS and self._taken - late.accepted >= self._done - late.applied
 
     def _waits(self, now: float, behind: float) -> float:
         """Seconds until what is accepted now is applied, at the rate of the applies: what came in the last `behind` seconds, for that is as
