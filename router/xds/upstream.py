@@ -95,9 +95,9 @@ def _health_check(upstream: Upstream) -> dict[str, object]:
 
 
 def _outlier_detection() -> dict[str, object]:
-    """Ejects a cell for a moment that cannot be connected to, or after a burst of resets or of requests that were never answered, without
-    waiting for health checks. What it answers, of whatever status, ejects nobody: a cell that sheds is not lost, and its load is not
-    its peer's."""
+    """Ejects a cell that cannot be connected to, or after a burst of resets or of requests that were never answered, until its next good
+    health check: one that has come back is served again at once. What it answers, of whatever status, ejects nobody: a cell that sheds
+    is not lost, and its load is not its peer's."""
     return {
         "split_external_local_origin_errors": True,
         "consecutive_local_origin_failure": FAILURES_TO_EJECT,
@@ -110,7 +110,7 @@ def _outlier_detection() -> dict[str, object]:
         "base_ejection_time": f"{EJECT_SECONDS}s",
         "max_ejection_time": f"{EJECT_SECONDS}s",
         "max_ejection_percent": 100,
-        "successful_active_health_check_uneject_host": False,
+        "successful_active_health_check_uneject_host": True,
     }
 
 
