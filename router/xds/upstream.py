@@ -19,8 +19,6 @@ CONNECTIONS_MAX: Final = 1_024
 # Of the requests in flight so many per cent may be second attempts, and always a few: a lost cell is not asked twice as often.
 RETRY_BUDGET_PERCENT: Final = 20.0
 RETRIES_MIN: Final = 10
-FAILURES_TO_EJECT: Final = 5
-EJECT_SECONDS: Final = 1
 _OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
@@ -43,7 +41,6 @@ def cluster(upstream: Upstream) -> Any:
                 }
             ]
         },
-        "outlier_detection": _outlier_detection(),
         "upstream_connection_options": {"tcp_keepalive": {"keepalive_probes": 3, "keepalive_time": 10, "keepalive_interval": 5}},
         "typed_extension_protocol_options": {_OPTIONS: _protocol(upstream)},
     }
@@ -91,26 +88,6 @@ def _health_check(upstream: Upstream) -> dict[str, object]:
         "unhealthy_threshold": 2,
         "healthy_threshold": 1,
         **probe,
-    }
-
-
-def _outlier_detection() -> dict[str, object]:
-    """Ejects a cell that cannot be connected to, or after a burst of resets or of requests that were never answered, until its next good
-    health check: one that has come back is served again at once. What it answers, of whatever status, ejects nobody: a cell that sheds
-    is not lost, and its load is not its peer's."""
-    return {
-        "split_external_local_origin_errors": True,
-        "consecutive_local_origin_failure": FAILURES_TO_EJECT,
-        "enforcing_consecutive_local_origin_failure": 100,
-        "enforcing_local_origin_success_rate": 0,
-        "enforcing_consecutive_5xx": 0,
-        "enforcing_consecutive_gateway_failure": 0,
-        "enforcing_success_rate": 0,
-        "interval": f"{EJECT_SECONDS}s",
-        "base_ejection_time": f"{EJECT_SECONDS}s",
-        "max_ejection_time": f"{EJECT_SECONDS}s",
-        "max_ejection_percent": 100,
-        "successful_active_health_check_uneject_host": True,
     }
 
 

@@ -7,7 +7,6 @@ import json
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -267,45 +266,11 @@ async def test_a_tenant_asks_no_more_often_than_its_plan_says(tmp_path: Path) ->
         assert [(await room.http.post("/v1/batch", headers={"x-api-key": keys[0]})).status_code for _ in range(40)] == [200] * 40
 
 
-async def test_a_cell_that_resets_is_ejected_and_one_that_answers_is_not(tmp_path: Path) -> None:
-    """Law: a burst of resets takes a cell out, though it answers health checks; what it answers never does, of whatever status."""
+async def test_what_a_cell_answers_takes_it_out_for_nobody(tmp_path: Path) -> None:
+    """Law: whatever its status, however often: a cell that sheds or fails requests is not lost while it answers health checks."""
     async with running_edge(tmp_path, SIGNER) as room:
         headers = {"x-api-key": room.keys["acme"]}
         for status in (429, 500, 502, 503, 504):
             answers = await asyncio.gather(*(room.http.post(f"/v1/answer/{status}", headers=headers) for _ in range(20)))
             assert {answer.status_code for answer in answers} == {status}
-        ejected = "cluster.eu-west-1-a/http.outlier_detection.ejections_enforced_total"
-        assert (await room.envoy.stats("outlier_detection"))[ejected] == 0
-
-        async def found() -> bool:
-            await asyncio.gather(*(room.http.post("/v1/batch", headers=headers) for _ in range(10)))
-            return (await room.envoy.stats("outlier_detection"))[ejected] > 0
-
-        async with _replaced_by_resets(room):
-            await eventually(found, "the cell is ejected", 10)
-
-
-@asynccontextmanager
-async def _replaced_by_resets(room: Room) -> AsyncIterator[None]:
-    """Acme's cell is at an address that answers health checks and resets everything else."""
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while head := await reader.readuntil(b"\r\n\r\n"):
-                if not head.startswith(b"GET /readyz"):
-                    break
-                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
-        except (OSError, asyncio.IncompleteReadError):
-            pass
-        writer.transport.abort()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    lost = replace(room.cells[0].endpoint, http_address=f"127.0.0.1:{port}")
-    topology = room.directory.mirror.table.whole().topology
-    assert topology is not None
-    await room.directory.store.adopt(replace(topology, cells=(lost, room.cells[1].endpoint)))
-    await room.directory.mirror.refresh()
-    await room.live()
-    async with server:
-        yield
+        assert (await room.http.post("/v1/batch", headers=headers)).status_code == 200
