@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import aiohttp
 import grpc
@@ -45,8 +47,17 @@ class Room:
         return await self.running.add(f"tenant-{next(_numbers)}", cell)
 
     async def ready(self) -> None:
-        """Everything stands again."""
+        """Everything stands again, and every edge knows that it does: each looks by itself, a little later."""
         await self.running.fleet.wait_until_ready(UP_SECONDS)
+        for name, port in self.running.fleet.layout.ports.items():
+            if name.startswith("edge-admin/"):
+                await eventually(partial(self._finds_all_well, port), f"{name} finds all cells well", 10)
+
+    async def _finds_all_well(self, port: int) -> bool:
+        async with self.running.web.get(f"http://127.0.0.1:{port}/stats?format=json&filter=/(http|grpc).membership_") as answer:
+            stats = {one["name"]: one["value"] for one in json.loads(await answer.read())["stats"] if "name" in one}
+        totals = [name for name in stats if name.endswith("_total")]
+        return bool(totals) and all(stats[name] == stats[name.replace("_total", "_healthy")] for name in totals)
 
     @contextmanager
     def paused(self, name: str) -> Iterator[None]:
