@@ -20,11 +20,11 @@ def _edge(zone: Path, name: str) -> Path:
     return folder
 
 
-def _trusts(zone: Path, edge: Path, at: datetime.datetime | None = None) -> bool:
+def _trusts(zone: Path, edge: Path) -> bool:
     """Whether a client that trusts the zone's authority believes the edge that it is 127.0.0.1."""
     trusted = x509.load_pem_x509_certificate(certificates.authority_file(zone).read_bytes())
     shown = x509.load_pem_x509_certificate(certificates.edge_files(edge)[0].read_bytes())
-    policy = PolicyBuilder().store(Store([trusted])).time(at or datetime.datetime.now())  # noqa: DTZ005  # the library takes naive UTC
+    policy = PolicyBuilder().store(Store([trusted])).time(datetime.datetime.now(datetime.UTC).replace(tzinfo=None))
     try:
         policy.build_server_verifier(x509.IPAddress(ipaddress.ip_address("127.0.0.1"))).verify(shown, [])
     except VerificationError:
