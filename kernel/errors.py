@@ -304,6 +304,50 @@ class Reason(Enum):
         "DR-3014", 409, Grpc.ALREADY_EXISTS, Retry.NEVER, "the request id belongs to another request", "an operator's script repeats an id"
     )
 
+    TENANT_MOVING = Spec(
+        "DR-3015",
+        409,
+        Grpc.FAILED_PRECONDITION,
+        Retry.NEVER,
+        "the tenant is being moved already",
+        "see `dataflow moves show`: wait for that move to end, or abort it",
+    )
+    NOT_MOVING = Spec(
+        "DR-3016", 409, Grpc.FAILED_PRECONDITION, Retry.NEVER, "there is no such move of the tenant", "see `dataflow moves list`"
+    )
+    MOVE_NOT_NOW = Spec(
+        "DR-3017",
+        409,
+        Grpc.FAILED_PRECONDITION,
+        Retry.NEVER,
+        "the move's state does not allow it",
+        "see `dataflow moves show`: before the switch a move is aborted, after it it is rolled back",
+    )
+    TENANT_PINNED = Spec(
+        "DR-3018",
+        409,
+        Grpc.FAILED_PRECONDITION,
+        Retry.NEVER,
+        "the tenant is pinned",
+        "see the pin's reason: unpin it, or pin it to the target",
+    )
+    ORDER_REFUSED = Spec(
+        "DR-3019",
+        403,
+        Grpc.PERMISSION_DENIED,
+        Retry.NEVER,
+        "the directory of this zone did not order that",
+        "pages: somebody else calls a cell's moves, or clocks differ by more than a minute",
+    )
+    COPY_DIFFERS = Spec(
+        "DR-3020",
+        500,
+        Grpc.INTERNAL,
+        Retry.NEVER,
+        "the copy of the tenant is not what its home keeps",
+        "a defect: the move stands still before the switch, nothing is lost; abort it and see the log of the directory",
+    )
+
     @property
     def spec(self) -> Spec:
         """The row."""

@@ -88,6 +88,13 @@ PIN_REASON_CHARS_MAX: Final = 200
 REQUEST_ID_CHARS_MAX: Final = 64
 REQUESTS_KEPT_SECONDS: Final = 24 * 3_600
 
+# Moves.
+ORDER_SECONDS: Final = 60
+COPY_BYTES: Final = 1 * KIB * KIB  # of a part: what one step of a copy reads, hands over and stores
+COPY_BYTES_MAX: Final = 4 * KIB * KIB
+COPY_KEYS_MAX: Final = 2_000  # records, or nodes, or traits of a part
+ERASE_ROWS_MAX: Final = 5_000  # of one table in one transaction
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -111,3 +118,4 @@ assert 2 * APPLY_EVENTS_MAX * EVENT_BYTES_MAX <= APPLY_BYTES_MAX, "one apply fit
 assert 63 + 2 + 4 * ID_CHARS_MAX + 4 * TRAIT_NAME_CHARS_MAX + 32 <= INDEX_ROW_BYTES_MAX, "tenant, node and trait name fit an index row"
 assert TURN_REQUEST_BYTES < TURN_BYTES, "a turn takes more than one small request"
 assert PAGE_EVENTS_DEFAULT <= PAGE_EVENTS_MAX
+assert COPY_BYTES <= COPY_BYTES_MAX

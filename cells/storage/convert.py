@@ -120,6 +120,11 @@ def plan(events: Sequence[OldEvent], keys: Mapping[tuple[TenantId, str], bytes],
     return Plan(kept, repeated, keys)
 
 
+def places_below(keys: Iterable[Home]) -> dict[Home, int]:
+    """For what lies at these keys, in another cell, a place below zero of its own for each."""
+    return avoid({key: key[0] if key[0] < 0 else place_of(key[0], 0) for key in keys}, frozenset())
+
+
 def avoid(places: Mapping[Home, int], taken: Set[Home]) -> dict[Home, int]:
     """The places of pieces, moved on where one is taken or would be taken twice."""
     free: dict[Home, int] = {}

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import date
 
 from cells.eventlog import codec
+from cells.eventlog.envelope import Envelope
 from cells.storage import dedup, identity, metrics, own, tally, traits
+from cells.storage.chunk import KeptHeld, KeptLetter, KeptRecord, Key, LedgerLine
+from cells.storage.convert import partition_of
 from cells.storage.held import HELD_RECORDS_MAX, ordinal_in
 from cells.storage.profile import profile_of
 from cells.storage.store import Cursor, Filter, LedgerRow, Listed, Profile, Stored, Traced
@@ -20,12 +23,10 @@ from kernel.clock import Clock, Micros
 from kernel.effects import (
     Applied,
     Apply,
-    DeadLetter,
     Duplicate,
     Effects,
     EventRow,
     Fenced,
-    HeldRecord,
     Outcome,
     RecordRow,
     TraitClaim,
@@ -33,19 +34,61 @@ from kernel.effects import (
 )
 from kernel.epoch import Ownership
 from kernel.errors import Failure, Reason
-from kernel.ids import TenantId, message_keys
+from kernel.ids import CellId, TenantId, message_keys
 from kernel.metrics import Meter
+
+Place = tuple[int, int, date]
 
 
 @dataclass
-class _Tenant:
-    """What is kept of one tenant. Events by message key; dead letters and held records by log position."""
+class Kept:
+    """What is kept of one tenant. Events by message key; records, dead letters and held records by where they lie; `before` is the ledger
+    of cells that it lived in before."""
 
     events: dict[bytes, list[Stored]] = field(default_factory=dict)
+    records: dict[Place, KeptRecord] = field(default_factory=dict)
     nodes: dict[str, str] = field(default_factory=dict)
     traits: dict[tuple[str, str], TraitClaim] = field(default_factory=dict)
-    dead_letters: dict[tuple[int, int, int], DeadLetter] = field(default_factory=dict)
-    held: dict[tuple[int, int], HeldRecord] = field(default_factory=dict)
+    letters: dict[tuple[int, int, int], KeptLetter] = field(default_factory=dict)
+    held: dict[tuple[int, int], KeptHeld] = field(default_factory=dict)
+    lines: dict[Micros, LedgerRow] = field(default_factory=dict)
+    before: dict[tuple[CellId, Micros], LedgerLine] = field(default_factory=dict)
+    changed: dict[object, int] = field(default_factory=dict)
+    changes: int = 0
+
+    @property
+    def anything(self) -> bool:
+        """Whether there is anything."""
+        return any((self.events, self.records, self.nodes, self.traits, self.letters, self.held, self.lines, self.before))
+
+    def keys(self) -> set[Key]:
+        """Where anything lies."""
+        return {place[:2] for place in (*self.records, *self.letters)} | set(self.held)
+
+    def ledger(self) -> list[tuple[TenantId, Micros, int, int, int, int]]:
+        """The tenant's lines of this cell, in order."""
+        return [(line.tenant, hour, line.stored, line.duplicate, line.quarantined, line.held) for hour, line in sorted(self.lines.items())]
+
+    def merge(self, components: dict[str, str]) -> None:
+        """Nodes in their new components."""
+        self._change(components)
+        self.nodes.update(components)
+
+    def write(self, claim: TraitClaim) -> None:
+        """A trait, unless a later one is known."""
+        key = (claim.node, claim.name)
+        if traits.wins(claim, self.traits.get(key)):
+            self._change((key,))
+            self.traits[key] = claim
+
+    def _change(self, keys: Iterable[object]) -> None:
+        self.changed.update(dict.fromkeys(keys, self.changes))
+        self.changes += 1
+
+    def keep(self, row: EventRow, kept: KeptRecord, envelope: Envelope) -> None:
+        """An event and its record."""
+        record, stored_at = self.records.setdefault((row.partition, row.offset, row.received_day), kept)
+        self.events.setdefault(row.message_key, []).append(Stored(row, record._replace(body=b""), envelope, stored_at))
 
 
 class MemoryStore:
@@ -57,9 +100,8 @@ class MemoryStore:
         self._meter = meter
         self._positions: dict[int, int] = {}
         self._owned: dict[TenantId, Ownership] = {}
-        self._tenants: dict[TenantId, _Tenant] = {}
-        self._ledger: dict[tally.TenantHour, LedgerRow] = {}
-        self._records: dict[tuple[date, int, int], tuple[RecordRow, Micros]] = {}
+        self._tenants: dict[TenantId, Kept] = {}
+        self._records: dict[Place, RecordRow] = {}
 
     async def close(self) -> None:
         """Nothing to release."""
@@ -75,7 +117,25 @@ class MemoryStore:
     async def ledger(self) -> list[LedgerRow]:
         """See the port."""
         self._reach()
-        return [self._ledger[key] for key in sorted(self._ledger)]
+        return [line for tenant in sorted(self._tenants) for _, line in sorted(self._tenants[tenant].lines.items())]
+
+    def reached(self) -> dict[int, int]:
+        """The positions, for whoever reads them together with what is kept."""
+        self._reach()
+        return dict(self._positions)
+
+    def ownership(self, tenant: TenantId) -> Ownership | None:
+        """Who owns a tenant here."""
+        return self._owned.get(tenant)
+
+    def kept(self, tenant: TenantId) -> Kept:
+        """What is kept of a tenant, to be read or changed before anybody else runs."""
+        self._reach()
+        return self._tenants.setdefault(tenant, Kept())
+
+    def drop(self, tenant: TenantId) -> int:
+        """Removes all that is kept of a tenant; how many events."""
+        return len(self._tenants.pop(tenant, Kept()).events)
 
     async def own(self, ownerships: Sequence[Ownership], dedicated: Sequence[TenantId]) -> None:
         """See the port. Here every tenant has a schema of its own."""
@@ -120,8 +180,8 @@ class MemoryStore:
     async def get_event(self, tenant: TenantId, message_id: str) -> Stored | None:
         """See the port."""
         self._reach()
-        found = self._tenants.get(tenant, _Tenant()).events.get(message_keys(tenant, [message_id])[0], [])
-        return min(found, key=lambda stored: stored.row.received_day) if found else None
+        found = self._tenants.get(tenant, Kept()).events.get(message_keys(tenant, [message_id])[0], [])
+        return _shown(min(found, key=lambda stored: stored.row.received_day)) if found else None
 
     async def count_events(self, tenant: TenantId, which: Filter, bucket_seconds: int) -> list[tuple[Micros, int]]:
         """See the port."""
@@ -132,7 +192,7 @@ class MemoryStore:
     async def profile(self, tenant: TenantId, node: str) -> Profile | None:
         """See the port."""
         self._reach()
-        known = self._tenants.get(tenant, _Tenant())
+        known = self._tenants.get(tenant, Kept())
         component = known.nodes.get(node)
         members = {other for other, name in known.nodes.items() if name == component} if component is not None else {node}
         claims = [claim for (owner, _), claim in known.traits.items() if owner in members]
@@ -143,69 +203,65 @@ class MemoryStore:
         stored = await self.get_event(tenant, message_id)
         if stored is not None:
             return Traced("stored", "", stored.row.partition, stored.row.offset, stored.row.ordinal, stored)
-        known = self._tenants.get(tenant, _Tenant())
-        letters = known.dead_letters.items()
-        found = [(letter.received_at, place, letter.reason) for place, letter in letters if letter.message_id == message_id]
+        known = self._tenants.get(tenant, Kept())
+        found = [letter for letter in known.letters.values() if letter.message_id == message_id]
         if found:
-            _, (partition, offset, ordinal), reason = max(found, key=lambda item: (item[0], item[1][1]))
-            return Traced("dead_letter", reason, partition, offset, ordinal)
-        latest = sorted(known.held.items(), key=lambda item: (item[1].received_at, item[1].offset), reverse=True)
-        for (partition, offset), record in latest[:HELD_RECORDS_MAX]:
-            index = ordinal_in(record.record, message_id)
+            last = max(found, key=lambda letter: (letter.received_at, letter.offset))
+            return Traced("dead_letter", last.reason, partition_of(last.partition), last.offset, last.ordinal)
+        latest = sorted(known.held.values(), key=lambda held: (held.received_at, held.offset), reverse=True)
+        for held in latest[:HELD_RECORDS_MAX]:
+            index = ordinal_in(held.record, message_id)
             if index is not None:
-                return Traced("held", "the cell does not own the tenant", partition, offset, index)
+                return Traced("held", "the cell does not own the tenant", partition_of(held.partition), held.offset, index)
         return Traced("unknown")
 
     def _reach(self) -> None:
         if self.down:
             raise Failure(Reason.STORE_UNAVAILABLE, "down")
 
-    def _of(self, tenant: TenantId) -> _Tenant:
-        return self._tenants.setdefault(tenant, _Tenant())
-
     def _matching(self, tenant: TenantId, which: Filter) -> list[Stored]:
         self._reach()
-        kept = self._tenants.get(tenant, _Tenant()).events.values()
-        return [stored for same in kept for stored in same if _matches(stored.row, which)]
+        kept = self._tenants.get(tenant, Kept()).events.values()
+        return [_shown(stored) for same in kept for stored in same if _matches(stored.row, which)]
 
     def _sift(self, effects: Effects) -> dedup.Sifted:
-        stored = [s.row for row in effects.rows for s in self._of(row.tenant).events.get(row.message_key, [])]
+        stored = [s.row for row in effects.rows for s in self.kept(row.tenant).events.get(row.message_key, [])]
         found = {dedup.Found(row.message_key, row.received_day, row.content_hash) for row in stored}
         return dedup.sift(effects.rows, found, dedup.window_begins(self._clock.now()))
 
     def _store_rows(self, effects: Effects, fresh: Sequence[EventRow]) -> None:
         now, offsets = self._clock.now(), {row.offset for row in fresh}
-        used = {(r.received_day, r.partition, r.offset): r for r in effects.records if r.offset in offsets}
-        if any(key in self._records and _differ(record, self._records[key][0]) for key, record in used.items()):
+        used: dict[Place, RecordRow] = {(r.partition, r.offset, r.received_day): r for r in effects.records if r.offset in offsets}
+        if any(place in self._records and _differ(record, self._records[place]) for place, record in used.items()):
             raise Failure(Reason.LOG_REPLACED, f"partition {effects.partition}")
-        bodies = {key: codec.decode(record.body) for key, record in used.items()}
-        for key, record in used.items():
-            self._records.setdefault(key, (record._replace(body=b""), now))
+        self._records |= {place: record._replace(body=b"") for place, record in used.items()}
+        bodies = {place: codec.decode(record.body) for place, record in used.items()}
         for row in fresh:
-            key = (row.received_day, row.partition, row.offset)
-            record, stored_at = self._records[key]
-            stored = Stored(row, record, bodies[key].envelopes[row.ordinal], stored_at)
-            self._of(row.tenant).events.setdefault(row.message_key, []).append(stored)
+            place = (row.partition, row.offset, row.received_day)
+            self.kept(row.tenant).keep(row, KeptRecord(used[place], now), bodies[place].envelopes[row.ordinal])
 
     def _store_others(self, effects: Effects) -> None:
-        for letter in effects.dead_letters:
-            self._of(letter.tenant).dead_letters.setdefault((effects.partition, letter.offset, letter.ordinal), letter)
+        now, partition = self._clock.now(), effects.partition
+        for one in effects.dead_letters:
+            said = (one.message_id, one.reason, one.detail, one.payload)
+            letter = KeptLetter(partition, one.offset, one.ordinal, one.received_at, *said, now)
+            self.kept(one.tenant).letters.setdefault((partition, one.offset, one.ordinal), letter)
         for record in effects.held:
-            self._of(record.tenant).held.setdefault((effects.partition, record.offset), record)
-        for (tenant, node, name), claim in traits.latest(effects.traits).items():
-            kept = self._of(tenant).traits
-            if traits.wins(claim, kept.get((node, name))):
-                kept[node, name] = claim
+            held = KeptHeld(partition, record.offset, record.received_at, record.events, record.record, now)
+            self.kept(record.tenant).held.setdefault((partition, record.offset), held)
+        for claim in traits.latest(effects.traits).values():
+            self.kept(claim.tenant).write(claim)
         for tenant in {claim.tenant for claim in effects.identities}:
             pairs = [(claim.left, claim.right) for claim in effects.identities if claim.tenant == tenant]
-            merged = identity.merge(self._of(tenant).nodes, pairs)
-            self._of(tenant).nodes.update(merged.changed)
+            merged = identity.merge(self.kept(tenant).nodes, pairs)
+            self.kept(tenant).merge(merged.changed)
             self._meter.add(metrics.IDENTITY_DROPPED, merged.dropped)
 
     def _store_ledger(self, lines: Sequence[tally.Line]) -> None:
         for line in lines:
-            old = self._ledger.get((line.tenant, line.hour), LedgerRow(line.tenant, line.hour, 0, 0, 0, 0))
-            self._ledger[line.tenant, line.hour] = LedgerRow(
+            kept = self.kept(line.tenant).lines
+            old = kept.get(line.hour, LedgerRow(line.tenant, line.hour, 0, 0, 0, 0))
+            kept[line.hour] = LedgerRow(
                 line.tenant,
                 line.hour,
                 old.stored + line.stored,
@@ -213,6 +269,16 @@ class MemoryStore:
                 old.quarantined + line.quarantined,
                 old.held + line.held,
             )
+
+
+def _shown(stored: Stored) -> Stored:
+    """As it is read: what lies below zero is said to lie where its own cell's log had it."""
+    row, record = stored.row, stored.record
+    return replace(
+        stored,
+        row=row._replace(partition=partition_of(row.partition)),
+        record=record._replace(partition=partition_of(record.partition)),
+    )
 
 
 def _refuse_nul(effects: Effects) -> None:

@@ -63,7 +63,7 @@ class _Stale(Exception):
 
 
 @dataclass(slots=True)
-class _Known:
+class Known:
     """What this process need not ask again: tenants with their own schema, day partitions, partitions with a position row,
     and identity claims that brought no news: components only ever grow together, so they never will."""
 
@@ -100,7 +100,7 @@ class PostgresStore:
         self._session = Session(dsn, "dataflow-apply", APPLY_BOUNDS, INDEX_PLANS)
         self._clock = clock
         self._meter = meter
-        self._known = _Known()
+        self._known = Known()
 
     async def close(self) -> None:
         """Cuts its connections; an apply in flight fails. Idempotent."""
@@ -168,7 +168,7 @@ class PostgresStore:
                     return await self._transact(connection, apply, counted)
                 except _Stale:
                     await connection.execute("ROLLBACK")
-                    self._known = _Known()
+                    self._known = Known()
                     await self._learn_homes(connection)
                 except _NEVER as error:
                     raise Unkeepable("a row that can never be kept: text with a NUL, a key too long, a number too large") from error
@@ -189,7 +189,7 @@ class PostgresStore:
         if refused:
             await connection.execute("ROLLBACK")
             return Fenced(refused)
-        fold = _Fold(connection, self._known, effects, now)
+        fold = Writes(connection, self._known, effects, now)
         sifted = await fold.rows()
         await fold.dead_letters()
         await fold.held()
@@ -236,11 +236,11 @@ class PostgresStore:
 
 
 @dataclass(frozen=True, slots=True)
-class _Fold:
+class Writes:
     """The storing part of one apply transaction, a method per class of rows, schema by schema."""
 
     connection: Connection
-    known: _Known
+    known: Known
     effects: Effects
     now: Micros
 

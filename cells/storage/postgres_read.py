@@ -85,11 +85,11 @@ class PostgresReader:
                 return Traced("stored", "", stored.row.partition, stored.row.offset, stored.row.ordinal, stored)
             letter = await connection.fetchrow(sql("get_dead_letter", home), tenant, message_id)
             if letter is not None:
-                return Traced("dead_letter", letter["reason"], letter["partition"], letter["log_offset"], letter["ordinal"])
+                return Traced("dead_letter", letter["reason"], partition_of(letter["partition"]), letter["log_offset"], letter["ordinal"])
             for partition, offset, record in await connection.fetch(sql("get_held", home), tenant, HELD_RECORDS_MAX):
                 ordinal = ordinal_in(record, message_id)
                 if ordinal is not None:
-                    return Traced("held", "the cell does not own the tenant", partition, offset, ordinal)
+                    return Traced("held", "the cell does not own the tenant", partition_of(partition), offset, ordinal)
         return Traced("unknown")
 
     @asynccontextmanager

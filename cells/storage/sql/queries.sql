@@ -36,8 +36,15 @@ SELECT r.partition, r.log_offset
 FROM unnest($2::int[], $3::bigint[]) AS asked (partition, log_offset) JOIN {home}.record r USING (partition, log_offset)
 WHERE r.received_day = $1
 
+-- name: taken_by
+-- Which of these places are taken by anything: (partitions, offsets, tenant).
+SELECT asked.partition, asked.log_offset FROM unnest($1::int[], $2::bigint[]) AS asked (partition, log_offset)
+WHERE EXISTS (SELECT FROM {home}.record r WHERE r.partition = asked.partition AND r.log_offset = asked.log_offset)
+    OR EXISTS (SELECT FROM {home}.dead_letter d WHERE d.tenant = $3 AND d.partition = asked.partition AND d.log_offset = asked.log_offset)
+    OR EXISTS (SELECT FROM {home}.held h WHERE h.tenant = $3 AND h.partition = asked.partition AND h.log_offset = asked.log_offset)
+
 -- name: keep_rows
--- Event rows, in key order as an apply stores them; answers with the keys that nobody had stored.
+-- Event rows, in key order as an apply stores them; answers with the keys and days that nobody had stored.
 INSERT INTO {home}.event_row (
     tenant, message_key, received_day, event_at, partition, log_offset, ordinal, content_hash, type, name, user_id, anonymous_id, group_id, source
 )
@@ -49,7 +56,7 @@ SELECT * FROM unnest(
 )
 ORDER BY new.message_key
 ON CONFLICT DO NOTHING
-RETURNING message_key
+RETURNING message_key, received_day
 
 -- name: keep_pieces
 -- Records that were put together from events, each with the time when these became queryable.
@@ -296,3 +303,245 @@ SELECT version, checksum FROM cell.schema_version ORDER BY version
 -- name: migrate_record
 -- One more was applied: (version, name, checksum).
 INSERT INTO cell.schema_version (version, name, checksum) VALUES ($1, $2, $3)
+
+-- name: copy_ownership
+-- Who owns a tenant here, held still beside others that do: (tenant).
+SELECT epoch, state, home FROM cell.ownership WHERE tenant = $1 FOR SHARE
+
+-- name: ownership
+-- The same, as it is.
+SELECT epoch, state, home FROM cell.ownership WHERE tenant = $1
+
+-- name: old_event_of
+-- Whether the tenant has events that hold their own text.
+SELECT EXISTS (SELECT FROM {home}.event WHERE tenant = $1)
+
+-- name: keys_of
+-- Where what is kept of a tenant lies in a partition, and how large it is: (tenant, partition, first offset, offset behind, limit).
+SELECT partition, log_offset, bytes FROM (
+    (SELECT partition, log_offset, octet_length(body) + 200 * events AS bytes FROM {home}.record
+     WHERE tenant = $1 AND partition = $2 AND log_offset >= $3 AND log_offset < $4 ORDER BY log_offset LIMIT $5)
+    UNION ALL
+    (SELECT partition, log_offset, octet_length(payload) + 200 FROM {home}.dead_letter
+     WHERE tenant = $1 AND partition = $2 AND log_offset >= $3 AND log_offset < $4 ORDER BY log_offset LIMIT $5)
+    UNION ALL
+    (SELECT partition, log_offset, octet_length(record) FROM {home}.held
+     WHERE tenant = $1 AND partition = $2 AND log_offset >= $3 AND log_offset < $4 ORDER BY log_offset LIMIT $5)
+) AS found ORDER BY log_offset LIMIT $5
+
+-- name: keys_below_zero
+-- The same of what lies in no partition: (tenant, behind this partition and offset, limit).
+SELECT partition, log_offset, bytes FROM (
+    (SELECT partition, log_offset, octet_length(body) + 200 * events AS bytes FROM {home}.record
+     WHERE tenant = $1 AND partition < 0 AND (partition, log_offset) > ($2, $3) ORDER BY partition, log_offset LIMIT $4)
+    UNION ALL
+    (SELECT partition, log_offset, octet_length(payload) + 200 FROM {home}.dead_letter
+     WHERE tenant = $1 AND partition < 0 AND (partition, log_offset) > ($2, $3) ORDER BY partition, log_offset LIMIT $4)
+    UNION ALL
+    (SELECT partition, log_offset, octet_length(record) FROM {home}.held
+     WHERE tenant = $1 AND partition < 0 AND (partition, log_offset) > ($2, $3) ORDER BY partition, log_offset LIMIT $4)
+) AS found ORDER BY partition, log_offset LIMIT $4
+
+-- name: records_of
+-- A tenant's records by their places: (tenant, partitions, offsets).
+SELECT r.* FROM unnest($2::int[], $3::bigint[]) AS asked (partition, log_offset)
+JOIN {home}.record r ON r.tenant = $1 AND r.partition = asked.partition AND r.log_offset = asked.log_offset
+ORDER BY r.partition, r.log_offset, r.received_day
+
+-- name: rows_of
+-- Event rows by their keys: (message keys, days).
+SELECT * FROM {home}.event_row WHERE message_key = ANY ($1::bytea[]) AND received_day = ANY ($2::date[]) ORDER BY message_key, received_day
+
+-- name: letters_of
+-- A tenant's dead letters by their places: (tenant, partitions, offsets).
+SELECT d.* FROM unnest($2::int[], $3::bigint[]) AS asked (partition, log_offset)
+JOIN {home}.dead_letter d ON d.tenant = $1 AND d.partition = asked.partition AND d.log_offset = asked.log_offset
+ORDER BY d.partition, d.log_offset, d.ordinal
+
+-- name: held_of
+-- A tenant's held records by their places: (tenant, partitions, offsets).
+SELECT h.* FROM unnest($2::int[], $3::bigint[]) AS asked (partition, log_offset)
+JOIN {home}.held h ON h.tenant = $1 AND h.partition = asked.partition AND h.log_offset = asked.log_offset
+ORDER BY h.partition, h.log_offset
+
+-- name: marker
+-- The oldest transaction that this snapshot may not see: whatever changes from now on is changed by it or a later one.
+SELECT pg_snapshot_xmin(pg_current_snapshot())::text
+
+-- name: nodes_after
+-- A tenant's nodes in order: (tenant, behind this one, limit, changed by this transaction or later). Ages are counted modulo 2^32: a row that was
+-- frozen long ago may count as changed, never the other way round.
+SELECT node, component FROM {home}.node WHERE tenant = $1 AND node > $2 AND ($4::text IS NULL OR age(xmin) <= age($4::text::xid8::xid))
+ORDER BY node LIMIT $3
+
+-- name: traits_after
+-- A tenant's traits in order: (tenant, behind this node and name, limit, as of nodes).
+SELECT tenant, node, name, value, at, message_id FROM {home}.trait
+WHERE tenant = $1 AND (node, name) > ($2, $3) AND ($5::text IS NULL OR age(xmin) <= age($5::text::xid8::xid)) ORDER BY node, name LIMIT $4
+
+-- name: ledger_of
+-- A tenant's lines: (tenant).
+SELECT hour, stored, duplicate, quarantined, held FROM {home}.ledger WHERE tenant = $1 ORDER BY hour
+
+-- name: ledger_before
+-- Those of cells that it lived in before: (tenant).
+SELECT cell, hour, stored, duplicate, quarantined, held FROM cell.ledger_before WHERE tenant = $1 ORDER BY cell, hour
+
+-- name: keep_ledger
+-- Lines of another cell, as it tells them last: (tenant, cells, hours, counts).
+INSERT INTO cell.ledger_before (tenant, cell, hour, stored, duplicate, quarantined, held)
+SELECT $1, * FROM unnest($2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])
+ON CONFLICT (tenant, cell, hour) DO UPDATE SET
+    stored = excluded.stored, duplicate = excluded.duplicate, quarantined = excluded.quarantined, held = excluded.held
+
+-- name: begin_copy
+-- A copy from a cell, for a move; one for another move begins anew: (tenant, origin, move, cursor).
+INSERT INTO cell.copy AS c (tenant, origin, move, cursor) VALUES ($1, $2, $3, $4)
+ON CONFLICT (tenant, origin) DO UPDATE SET move = excluded.move, seq = 0, cursor = excluded.cursor,
+    events = 0, events_sum = 0, records = 0, records_sum = 0, others = 0, others_sum = 0
+WHERE c.move <> excluded.move
+
+-- name: copy
+-- How far it is: (tenant, origin).
+SELECT seq, cursor, events, events_sum, records, records_sum, others, others_sum FROM cell.copy WHERE tenant = $1 AND origin = $2
+
+-- name: lock_copy
+-- The same, held still.
+SELECT seq, cursor, events, events_sum, records, records_sum, others, others_sum FROM cell.copy WHERE tenant = $1 AND origin = $2 FOR UPDATE
+
+-- name: step_copy
+-- What a part added: (tenant, origin, cursor, counts and sums).
+UPDATE cell.copy SET seq = seq + 1, cursor = $3, events = events + $4, events_sum = events_sum + $5, records = records + $6,
+    records_sum = records_sum + $7, others = others + $8, others_sum = others_sum + $9
+WHERE tenant = $1 AND origin = $2
+
+-- name: keep_letters
+-- Dead letters at the places that they are given: (tenant, and a list of each column).
+INSERT INTO {home}.dead_letter (tenant, partition, log_offset, ordinal, received_at, message_id, reason, detail, payload, stored_at)
+SELECT $1, * FROM unnest($2::int[], $3::bigint[], $4::int[], $5::bigint[], $6::text[], $7::text[], $8::text[], $9::bytea[], $10::bigint[])
+ON CONFLICT DO NOTHING
+
+-- name: keep_held
+-- Held records at the places that they are given: (tenant, and a list of each column).
+INSERT INTO {home}.held (tenant, partition, log_offset, received_at, events, record, stored_at)
+SELECT $1, * FROM unnest($2::int[], $3::bigint[], $4::bigint[], $5::int[], $6::bytea[], $7::bigint[])
+ON CONFLICT DO NOTHING
+
+-- name: days_of
+-- The days of which a tenant has records: (tenant).
+SELECT DISTINCT received_day FROM {home}.record WHERE tenant = $1 ORDER BY 1
+
+-- name: digest_day
+-- Count and sum of a tenant's events of a day that lie before some offsets, or anywhere below zero; where in which log a record lies is
+-- not in it, but its number in it is: (tenant, day, partitions, offsets behind, whether of all).
+SELECT count(*) AS counted, coalesce(sum(hash_record_extended(
+    (e.message_key, e.received_day, e.event_at, e.log_offset, e.ordinal, e.content_hash, e.type, e.name, e.user_id, e.anonymous_id,
+     e.group_id, e.source), 0)), 0) AS summed
+FROM {home}.event_row e LEFT JOIN unnest($3::int[], $4::bigint[]) AS until (partition, behind) USING (partition)
+WHERE e.tenant = $1 AND e.received_day = $2 AND ($5 OR e.partition < 0 OR e.log_offset < until.behind)
+
+-- name: digest_rows_at
+-- The same of the events of some records, which name them, since no index leads to its rows: (tenant, message keys, days, partitions, offsets).
+SELECT count(*) AS counted, coalesce(sum(hash_record_extended(
+    (e.message_key, e.received_day, e.event_at, e.log_offset, e.ordinal, e.content_hash, e.type, e.name, e.user_id, e.anonymous_id,
+     e.group_id, e.source), 0)), 0) AS summed
+FROM {home}.event_row e JOIN unnest($4::int[], $5::bigint[]) AS asked (partition, log_offset) USING (partition, log_offset)
+WHERE e.tenant = $1 AND e.message_key = ANY ($2::bytea[]) AND e.received_day = ANY ($3::date[])
+
+-- name: digest_records
+-- Count and sum of a tenant's records of a day: as of events.
+SELECT count(*) AS counted, coalesce(sum(hash_record_extended(
+    (r.received_day, r.log_offset, r.received_at, r.stored_at, r.epoch, r.cell, r.source, r.body), 0)), 0) AS summed
+FROM {home}.record r LEFT JOIN unnest($3::int[], $4::bigint[]) AS until (partition, behind) USING (partition)
+WHERE r.tenant = $1 AND r.received_day = $2 AND ($5 OR r.partition < 0 OR r.log_offset < until.behind)
+
+-- name: digest_records_at
+-- The same of those at some places: (tenant, partitions, offsets).
+SELECT count(*) AS counted, coalesce(sum(hash_record_extended(
+    (r.received_day, r.log_offset, r.received_at, r.stored_at, r.epoch, r.cell, r.source, r.body), 0)), 0) AS summed
+FROM unnest($2::int[], $3::bigint[]) AS asked (partition, log_offset)
+JOIN {home}.record r ON r.tenant = $1 AND r.partition = asked.partition AND r.log_offset = asked.log_offset
+
+-- name: digest_others
+-- Count and sum of a tenant's dead letters and held records: (tenant, partitions, offsets behind, whether of all).
+SELECT count(*) AS counted, coalesce(sum(hash), 0) AS summed FROM (
+    SELECT d.partition, d.log_offset, hash_record_extended(
+        (d.log_offset, d.ordinal, d.received_at, d.message_id, d.reason, d.detail, d.payload, d.stored_at), 1) AS hash
+    FROM {home}.dead_letter d WHERE d.tenant = $1
+    UNION ALL
+    SELECT h.partition, h.log_offset, hash_record_extended((h.log_offset, h.received_at, h.events, h.record, h.stored_at), 2)
+    FROM {home}.held h WHERE h.tenant = $1
+) AS found LEFT JOIN unnest($2::int[], $3::bigint[]) AS until (partition, behind) USING (partition)
+WHERE $4 OR found.partition < 0 OR found.log_offset < until.behind
+
+-- name: digest_others_at
+-- The same of those at some places: (tenant, partitions, offsets).
+SELECT count(*) AS counted, coalesce(sum(hash), 0) AS summed FROM (
+    SELECT hash_record_extended(
+        (d.log_offset, d.ordinal, d.received_at, d.message_id, d.reason, d.detail, d.payload, d.stored_at), 1) AS hash
+    FROM unnest($2::int[], $3::bigint[]) AS asked (partition, log_offset)
+    JOIN {home}.dead_letter d ON d.tenant = $1 AND d.partition = asked.partition AND d.log_offset = asked.log_offset
+    UNION ALL
+    SELECT hash_record_extended((h.log_offset, h.received_at, h.events, h.record, h.stored_at), 2)
+    FROM unnest($2::int[], $3::bigint[]) AS asked (partition, log_offset)
+    JOIN {home}.held h ON h.tenant = $1 AND h.partition = asked.partition AND h.log_offset = asked.log_offset
+) AS found
+
+-- name: digest_nodes
+-- Count and sum of a tenant's identities: (tenant).
+SELECT count(*) AS counted, coalesce(sum(hash_record_extended((node, component), 3)), 0) AS summed FROM {home}.node WHERE tenant = $1
+
+-- name: digest_traits
+-- Count and sum of a tenant's traits: (tenant).
+SELECT count(*) AS counted, coalesce(sum(hash_record_extended((node, name, value, at, message_id), 4)), 0) AS summed
+FROM {home}.trait WHERE tenant = $1
+
+-- name: erase_rows
+-- Some of a tenant's event rows: (tenant, limit). The policy lets only those of a released tenant go.
+DELETE FROM {home}.event_row e USING (
+    SELECT message_key, received_day FROM {home}.event_row WHERE tenant = $1 LIMIT $2
+) AS few WHERE e.tenant = $1 AND e.message_key = few.message_key AND e.received_day = few.received_day
+
+-- name: erase_records
+-- Some of a tenant's records: (tenant, limit).
+DELETE FROM {home}.record r USING (
+    SELECT partition, log_offset, received_day FROM {home}.record WHERE tenant = $1 LIMIT $2
+) AS few WHERE r.tenant = $1 AND r.partition = few.partition AND r.log_offset = few.log_offset AND r.received_day = few.received_day
+
+-- name: erase_nodes
+-- Some of a tenant's identities: (tenant, limit).
+DELETE FROM {home}.node WHERE tenant = $1 AND node IN (SELECT node FROM {home}.node WHERE tenant = $1 LIMIT $2)
+
+-- name: erase_traits
+-- Some of a tenant's traits: (tenant, limit).
+DELETE FROM {home}.trait WHERE tenant = $1 AND (node, name) IN (SELECT node, name FROM {home}.trait WHERE tenant = $1 LIMIT $2)
+
+-- name: erase_letters
+-- Some of a tenant's dead letters: (tenant, limit).
+DELETE FROM {home}.dead_letter WHERE tenant = $1
+    AND (partition, log_offset, ordinal) IN (SELECT partition, log_offset, ordinal FROM {home}.dead_letter WHERE tenant = $1 LIMIT $2)
+
+-- name: erase_held
+-- Some of a tenant's held records: (tenant, limit).
+DELETE FROM {home}.held WHERE tenant = $1
+    AND (partition, log_offset) IN (SELECT partition, log_offset FROM {home}.held WHERE tenant = $1 LIMIT $2)
+
+-- name: erase_ledger
+-- Some of a tenant's lines: (tenant, limit).
+DELETE FROM {home}.ledger WHERE tenant = $1 AND hour IN (SELECT hour FROM {home}.ledger WHERE tenant = $1 LIMIT $2)
+
+-- name: erase_ledger_before
+-- Those of other cells: (tenant).
+DELETE FROM cell.ledger_before WHERE tenant = $1
+
+-- name: erase_copies
+-- How far its copies are: (tenant).
+DELETE FROM cell.copy WHERE tenant = $1
+
+-- name: anything_left
+-- Whether any table holds anything of a tenant: (tenant).
+SELECT EXISTS (SELECT FROM {home}.event_row WHERE tenant = $1) OR EXISTS (SELECT FROM {home}.record WHERE tenant = $1)
+    OR EXISTS (SELECT FROM {home}.node WHERE tenant = $1) OR EXISTS (SELECT FROM {home}.trait WHERE tenant = $1)
+    OR EXISTS (SELECT FROM {home}.dead_letter WHERE tenant = $1) OR EXISTS (SELECT FROM {home}.held WHERE tenant = $1)
+    OR EXISTS (SELECT FROM {home}.ledger WHERE tenant = $1) OR EXISTS (SELECT FROM {home}.event WHERE tenant = $1)
+    OR EXISTS (SELECT FROM cell.ledger_before WHERE tenant = $1)

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -17,6 +18,42 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _MoveChange:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MoveChangeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MoveChange.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MOVE_CHANGE_UNSPECIFIED: _MoveChange.ValueType  # 0
+    """Nothing was said."""
+    MOVE_CHANGE_PAUSE: _MoveChange.ValueType  # 1
+    """Stands still."""
+    MOVE_CHANGE_RESUME: _MoveChange.ValueType  # 2
+    """Goes on."""
+    MOVE_CHANGE_ABORT: _MoveChange.ValueType  # 3
+    """Ends before the switch: the tenant stays where it is."""
+    MOVE_CHANGE_FINISH: _MoveChange.ValueType  # 4
+    """Ends after the switch and before its time: the source is erased."""
+    MOVE_CHANGE_ROLL_BACK: _MoveChange.ValueType  # 5
+    """Goes back after the switch, by a move in the other direction."""
+
+class MoveChange(_MoveChange, metaclass=_MoveChangeEnumTypeWrapper):
+    """What may become of a move."""
+
+MOVE_CHANGE_UNSPECIFIED: MoveChange.ValueType  # 0
+"""Nothing was said."""
+MOVE_CHANGE_PAUSE: MoveChange.ValueType  # 1
+"""Stands still."""
+MOVE_CHANGE_RESUME: MoveChange.ValueType  # 2
+"""Goes on."""
+MOVE_CHANGE_ABORT: MoveChange.ValueType  # 3
+"""Ends before the switch: the tenant stays where it is."""
+MOVE_CHANGE_FINISH: MoveChange.ValueType  # 4
+"""Ends after the switch and before its time: the source is erased."""
+MOVE_CHANGE_ROLL_BACK: MoveChange.ValueType  # 5
+"""Goes back after the switch, by a move in the other direction."""
+Global___MoveChange: _TypeAlias = MoveChange  # noqa: Y015
 
 @_typing.final
 class Intent(_message.Message):
@@ -140,6 +177,8 @@ class Tenant(_message.Message):
     DEMAND_FIELD_NUMBER: _builtins.int
     PIN_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    FENCED_FIELD_NUMBER: _builtins.int
+    MOVE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name, unique in the fleet."""
     zone: _builtins.str
@@ -156,6 +195,8 @@ class Tenant(_message.Message):
     """Events per second that it is expected to send. Not told to followers."""
     revision: _builtins.int
     """The revision of its last change. Not told to followers."""
+    fenced: _builtins.bool
+    """Its home takes no write of it: it is about to live in another cell."""
     @_builtins.property
     def plan(self) -> Global___Plan:
         """What it may ask."""
@@ -172,6 +213,10 @@ class Tenant(_message.Message):
     def pin(self) -> Global___Pin:
         """The cell that it is pinned to; unset when the directory places it. Not told to followers."""
 
+    @_builtins.property
+    def move(self) -> Global___Move:
+        """Its move, the present one or the last. Not told to followers."""
+
     def __init__(
         self,
         *,
@@ -187,14 +232,78 @@ class Tenant(_message.Message):
         demand: _builtins.float = ...,
         pin: Global___Pin | None = ...,
         revision: _builtins.int = ...,
+        fenced: _builtins.bool = ...,
+        move: Global___Move | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["pin", b"pin", "plan", b"plan"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["move", b"move", "pin", b"pin", "plan", b"plan"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell", b"cell", "dedicated_schema", b"dedicated_schema", "demand", b"demand", "epoch", b"epoch", "name", b"name", "pin", b"pin", "plan", b"plan", "read_keys", b"read_keys", "revision", b"revision", "sources", b"sources", "suspended", b"suspended", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell", b"cell", "dedicated_schema", b"dedicated_schema", "demand", b"demand", "epoch", b"epoch", "fenced", b"fenced", "move", b"move", "name", b"name", "pin", b"pin", "plan", b"plan", "read_keys", b"read_keys", "revision", b"revision", "sources", b"sources", "suspended", b"suspended", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Tenant: _TypeAlias = Tenant  # noqa: Y015
+
+@_typing.final
+class Move(_message.Message):
+    """A tenant on its way to another cell."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    STARTED_AT_FIELD_NUMBER: _builtins.int
+    CHANGED_AT_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
+    TROUBLE_FIELD_NUMBER: _builtins.int
+    KEEP_SECONDS_FIELD_NUMBER: _builtins.int
+    EVACUATION_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Names it."""
+    source: _builtins.str
+    """Where the tenant lived when it began."""
+    target: _builtins.str
+    """Where it shall live."""
+    state: _builtins.str
+    """One of router/evacuation/states.py."""
+    reason: _builtins.str
+    """Why, for whoever comes next."""
+    started_at: _builtins.int
+    """When it was asked for, in microseconds since 1970."""
+    changed_at: _builtins.int
+    """When its state changed last."""
+    paused: _builtins.bool
+    """Whether it stands still until it is resumed."""
+    trouble: _builtins.str
+    """What went wrong last."""
+    keep_seconds: _builtins.int
+    """For how many seconds after the switch the source is kept up to date, so that the move can be rolled back."""
+    evacuation: _builtins.str
+    """Which evacuation it belongs to."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        source: _builtins.str = ...,
+        target: _builtins.str = ...,
+        state: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        started_at: _builtins.int = ...,
+        changed_at: _builtins.int = ...,
+        paused: _builtins.bool = ...,
+        trouble: _builtins.str = ...,
+        keep_seconds: _builtins.int = ...,
+        evacuation: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_at", b"changed_at", "evacuation", b"evacuation", "id", b"id", "keep_seconds", b"keep_seconds", "paused", b"paused", "reason", b"reason", "source", b"source", "started_at", b"started_at", "state", b"state", "target", b"target", "trouble", b"trouble"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Move: _TypeAlias = Move  # noqa: Y015
 
 @_typing.final
 class Source(_message.Message):
@@ -776,6 +885,268 @@ class ResolveResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ResolveResponse: _TypeAlias = ResolveResponse  # noqa: Y015
+
+@_typing.final
+class StartMoveRequest(_message.Message):
+    """Asks to move a tenant."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    KEEP_SECONDS_FIELD_NUMBER: _builtins.int
+    INTENT_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """The tenant."""
+    target: _builtins.str
+    """Where to; the directory chooses when empty."""
+    reason: _builtins.str
+    """Why."""
+    keep_seconds: _builtins.int
+    """For how many seconds it can be rolled back; an hour when not set."""
+    @_builtins.property
+    def intent(self) -> Global___Intent:
+        """How."""
+
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        target: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        keep_seconds: _builtins.int | None = ...,
+        intent: Global___Intent | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_keep_seconds", b"_keep_seconds", "intent", b"intent", "keep_seconds", b"keep_seconds"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_keep_seconds", b"_keep_seconds", "intent", b"intent", "keep_seconds", b"keep_seconds", "reason", b"reason", "target", b"target", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__keep_seconds: _TypeAlias = _typing.Literal["keep_seconds"]  # noqa: Y015
+    _WhichOneofArgType__keep_seconds: _TypeAlias = _typing.Literal["_keep_seconds", b"_keep_seconds"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__keep_seconds) -> _WhichOneofReturnType__keep_seconds | None: ...
+
+Global___StartMoveRequest: _TypeAlias = StartMoveRequest  # noqa: Y015
+
+@_typing.final
+class ListMovesRequest(_message.Message):
+    """Asks for moves."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDED_FIELD_NUMBER: _builtins.int
+    ended: _builtins.bool
+    """Those that ended as well."""
+    def __init__(
+        self,
+        *,
+        ended: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListMovesRequest: _TypeAlias = ListMovesRequest  # noqa: Y015
+
+@_typing.final
+class ListMovesResponse(_message.Message):
+    """Moves."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MOVES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def moves(self) -> _containers.RepeatedCompositeFieldContainer[Global___MovingTenant]:
+        """In tenant order."""
+
+    def __init__(
+        self,
+        *,
+        moves: _abc.Iterable[Global___MovingTenant] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["moves", b"moves"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListMovesResponse: _TypeAlias = ListMovesResponse  # noqa: Y015
+
+@_typing.final
+class MovingTenant(_message.Message):
+    """A move and how far it is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    MOVE_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """The tenant."""
+    @_builtins.property
+    def move(self) -> Global___Move:
+        """Its move."""
+
+    @_builtins.property
+    def progress(self) -> Global___MoveProgress:
+        """How far; unset while nobody works on it."""
+
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        move: Global___Move | None = ...,
+        progress: Global___MoveProgress | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["move", b"move", "progress", b"progress"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["move", b"move", "progress", b"progress", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MovingTenant: _TypeAlias = MovingTenant  # noqa: Y015
+
+@_typing.final
+class MoveProgress(_message.Message):
+    """How far a move is, as whoever works on it has seen."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOING_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
+    EVENTS_EXPECTED_FIELD_NUMBER: _builtins.int
+    ETA_SECONDS_FIELD_NUMBER: _builtins.int
+    PAUSE_SECONDS_FIELD_NUMBER: _builtins.int
+    LAG_RECORDS_FIELD_NUMBER: _builtins.int
+    doing: _builtins.str
+    """What is done now."""
+    events: _builtins.int
+    """Events that the target holds by it."""
+    events_expected: _builtins.int
+    """Events that the source held when the copy began."""
+    eta_seconds: _builtins.float
+    """Seconds until the copy has caught up; 0 when that cannot be told."""
+    pause_seconds: _builtins.float
+    """How long the tenant's writes were refused, in seconds."""
+    lag_records: _builtins.int
+    """Log records that are still to be copied."""
+    def __init__(
+        self,
+        *,
+        doing: _builtins.str = ...,
+        events: _builtins.int = ...,
+        events_expected: _builtins.int = ...,
+        eta_seconds: _builtins.float = ...,
+        pause_seconds: _builtins.float = ...,
+        lag_records: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["doing", b"doing", "eta_seconds", b"eta_seconds", "events", b"events", "events_expected", b"events_expected", "lag_records", b"lag_records", "pause_seconds", b"pause_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MoveProgress: _TypeAlias = MoveProgress  # noqa: Y015
+
+@_typing.final
+class ChangeMoveRequest(_message.Message):
+    """Asks to change a move."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    CHANGE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    INTENT_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """The tenant."""
+    change: Global___MoveChange.ValueType
+    """What."""
+    reason: _builtins.str
+    """Why."""
+    @_builtins.property
+    def intent(self) -> Global___Intent:
+        """How."""
+
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        change: Global___MoveChange.ValueType = ...,
+        reason: _builtins.str = ...,
+        intent: Global___Intent | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["intent", b"intent"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "intent", b"intent", "reason", b"reason", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChangeMoveRequest: _TypeAlias = ChangeMoveRequest  # noqa: Y015
+
+@_typing.final
+class EvacuateCellRequest(_message.Message):
+    """Asks to empty a cell."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CELL_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    KEEP_SECONDS_FIELD_NUMBER: _builtins.int
+    INTENT_FIELD_NUMBER: _builtins.int
+    cell: _builtins.str
+    """The cell."""
+    reason: _builtins.str
+    """Why."""
+    keep_seconds: _builtins.int
+    """For how many seconds each tenant can be rolled back; an hour when not set."""
+    @_builtins.property
+    def intent(self) -> Global___Intent:
+        """How. A request id names the evacuation, so that it may be repeated."""
+
+    def __init__(
+        self,
+        *,
+        cell: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        keep_seconds: _builtins.int | None = ...,
+        intent: Global___Intent | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_keep_seconds", b"_keep_seconds", "intent", b"intent", "keep_seconds", b"keep_seconds"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_keep_seconds", b"_keep_seconds", "cell", b"cell", "intent", b"intent", "keep_seconds", b"keep_seconds", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__keep_seconds: _TypeAlias = _typing.Literal["keep_seconds"]  # noqa: Y015
+    _WhichOneofArgType__keep_seconds: _TypeAlias = _typing.Literal["_keep_seconds", b"_keep_seconds"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__keep_seconds) -> _WhichOneofReturnType__keep_seconds | None: ...
+
+Global___EvacuateCellRequest: _TypeAlias = EvacuateCellRequest  # noqa: Y015
+
+@_typing.final
+class EvacuateCellResponse(_message.Message):
+    """The plan."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MOVES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def moves(self) -> _containers.RepeatedCompositeFieldContainer[Global___MovingTenant]:
+        """Each tenant with the move that was planned for it, in the order of the plan."""
+
+    def __init__(
+        self,
+        *,
+        moves: _abc.Iterable[Global___MovingTenant] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["moves", b"moves"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EvacuateCellResponse: _TypeAlias = EvacuateCellResponse  # noqa: Y015
 
 @_typing.final
 class ListCellsRequest(_message.Message):

@@ -96,6 +96,26 @@ class RouterServiceStub:
                 request_serializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.ResolveRequest.SerializeToString,
                 response_deserializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.ResolveResponse.FromString,
                 _registered_method=True)
+        self.StartMove = channel.unary_unary(
+                '/dataflow.routing.v1.RouterService/StartMove',
+                request_serializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.StartMoveRequest.SerializeToString,
+                response_deserializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.Tenant.FromString,
+                _registered_method=True)
+        self.ListMoves = channel.unary_unary(
+                '/dataflow.routing.v1.RouterService/ListMoves',
+                request_serializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.ListMovesRequest.SerializeToString,
+                response_deserializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.ListMovesResponse.FromString,
+                _registered_method=True)
+        self.ChangeMove = channel.unary_unary(
+                '/dataflow.routing.v1.RouterService/ChangeMove',
+                request_serializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.ChangeMoveRequest.SerializeToString,
+                response_deserializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.Tenant.FromString,
+                _registered_method=True)
+        self.EvacuateCell = channel.unary_unary(
+                '/dataflow.routing.v1.RouterService/EvacuateCell',
+                request_serializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.EvacuateCellRequest.SerializeToString,
+                response_deserializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.EvacuateCellResponse.FromString,
+                _registered_method=True)
         self.ListCells = channel.unary_unary(
                 '/dataflow.routing.v1.RouterService/ListCells',
                 request_serializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.ListCellsRequest.SerializeToString,
@@ -202,6 +222,34 @@ class RouterServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StartMove(self, request, context):
+        """Moves a tenant to another cell of its zone without losing a write.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListMoves(self, request, context):
+        """The moves that are under way, and of each tenant the last one that ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ChangeMove(self, request, context):
+        """Says what shall become of a tenant's move.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EvacuateCell(self, request, context):
+        """Plans moves that empty a cell, and starts them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListCells(self, request, context):
         """The zone's cells, what is taken of them and how much room there is.
         """
@@ -285,6 +333,26 @@ def add_RouterServiceServicer_to_server(servicer, server):
                     servicer.Resolve,
                     request_deserializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.ResolveRequest.FromString,
                     response_serializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.ResolveResponse.SerializeToString,
+            ),
+            'StartMove': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartMove,
+                    request_deserializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.StartMoveRequest.FromString,
+                    response_serializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.Tenant.SerializeToString,
+            ),
+            'ListMoves': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListMoves,
+                    request_deserializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.ListMovesRequest.FromString,
+                    response_serializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.ListMovesResponse.SerializeToString,
+            ),
+            'ChangeMove': grpc.unary_unary_rpc_method_handler(
+                    servicer.ChangeMove,
+                    request_deserializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.ChangeMoveRequest.FromString,
+                    response_serializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.Tenant.SerializeToString,
+            ),
+            'EvacuateCell': grpc.unary_unary_rpc_method_handler(
+                    servicer.EvacuateCell,
+                    request_deserializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.EvacuateCellRequest.FromString,
+                    response_serializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.EvacuateCellResponse.SerializeToString,
             ),
             'ListCells': grpc.unary_unary_rpc_method_handler(
                     servicer.ListCells,
@@ -628,6 +696,114 @@ class RouterService:
             '/dataflow.routing.v1.RouterService/Resolve',
             dataflow_dot_routing_dot_v1_dot_routing__pb2.ResolveRequest.SerializeToString,
             dataflow_dot_routing_dot_v1_dot_routing__pb2.ResolveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartMove(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dataflow.routing.v1.RouterService/StartMove',
+            dataflow_dot_routing_dot_v1_dot_routing__pb2.StartMoveRequest.SerializeToString,
+            dataflow_dot_routing_dot_v1_dot_routing__pb2.Tenant.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListMoves(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dataflow.routing.v1.RouterService/ListMoves',
+            dataflow_dot_routing_dot_v1_dot_routing__pb2.ListMovesRequest.SerializeToString,
+            dataflow_dot_routing_dot_v1_dot_routing__pb2.ListMovesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ChangeMove(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dataflow.routing.v1.RouterService/ChangeMove',
+            dataflow_dot_routing_dot_v1_dot_routing__pb2.ChangeMoveRequest.SerializeToString,
+            dataflow_dot_routing_dot_v1_dot_routing__pb2.Tenant.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EvacuateCell(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dataflow.routing.v1.RouterService/EvacuateCell',
+            dataflow_dot_routing_dot_v1_dot_routing__pb2.EvacuateCellRequest.SerializeToString,
+            dataflow_dot_routing_dot_v1_dot_routing__pb2.EvacuateCellResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -59,6 +59,14 @@ class RouterServiceStub:
     """Makes a key unusable, in every edge and cell within moments."""
     Resolve: _grpc.UnaryUnaryMultiCallable[_routing_pb2.ResolveRequest, _routing_pb2.ResolveResponse]
     """Where a tenant lives."""
+    StartMove: _grpc.UnaryUnaryMultiCallable[_routing_pb2.StartMoveRequest, _routing_pb2.Tenant]
+    """Moves a tenant to another cell of its zone without losing a write."""
+    ListMoves: _grpc.UnaryUnaryMultiCallable[_routing_pb2.ListMovesRequest, _routing_pb2.ListMovesResponse]
+    """The moves that are under way, and of each tenant the last one that ended."""
+    ChangeMove: _grpc.UnaryUnaryMultiCallable[_routing_pb2.ChangeMoveRequest, _routing_pb2.Tenant]
+    """Says what shall become of a tenant's move."""
+    EvacuateCell: _grpc.UnaryUnaryMultiCallable[_routing_pb2.EvacuateCellRequest, _routing_pb2.EvacuateCellResponse]
+    """Plans moves that empty a cell, and starts them."""
     ListCells: _grpc.UnaryUnaryMultiCallable[_routing_pb2.ListCellsRequest, _routing_pb2.ListCellsResponse]
     """The zone's cells, what is taken of them and how much room there is."""
     ListAudit: _grpc.UnaryUnaryMultiCallable[_routing_pb2.ListAuditRequest, _routing_pb2.ListAuditResponse]
@@ -97,6 +105,14 @@ class RouterServiceAsyncStub(RouterServiceStub):
     """Makes a key unusable, in every edge and cell within moments."""
     Resolve: _aio.UnaryUnaryMultiCallable[_routing_pb2.ResolveRequest, _routing_pb2.ResolveResponse]  # type: ignore[assignment]
     """Where a tenant lives."""
+    StartMove: _aio.UnaryUnaryMultiCallable[_routing_pb2.StartMoveRequest, _routing_pb2.Tenant]  # type: ignore[assignment]
+    """Moves a tenant to another cell of its zone without losing a write."""
+    ListMoves: _aio.UnaryUnaryMultiCallable[_routing_pb2.ListMovesRequest, _routing_pb2.ListMovesResponse]  # type: ignore[assignment]
+    """The moves that are under way, and of each tenant the last one that ended."""
+    ChangeMove: _aio.UnaryUnaryMultiCallable[_routing_pb2.ChangeMoveRequest, _routing_pb2.Tenant]  # type: ignore[assignment]
+    """Says what shall become of a tenant's move."""
+    EvacuateCell: _aio.UnaryUnaryMultiCallable[_routing_pb2.EvacuateCellRequest, _routing_pb2.EvacuateCellResponse]  # type: ignore[assignment]
+    """Plans moves that empty a cell, and starts them."""
     ListCells: _aio.UnaryUnaryMultiCallable[_routing_pb2.ListCellsRequest, _routing_pb2.ListCellsResponse]  # type: ignore[assignment]
     """The zone's cells, what is taken of them and how much room there is."""
     ListAudit: _aio.UnaryUnaryMultiCallable[_routing_pb2.ListAuditRequest, _routing_pb2.ListAuditResponse]  # type: ignore[assignment]
@@ -204,6 +220,38 @@ class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_routing_pb2.ResolveResponse, _abc.Awaitable[_routing_pb2.ResolveResponse]]:
         """Where a tenant lives."""
+
+    @_abc_1.abstractmethod
+    def StartMove(
+        self,
+        request: _routing_pb2.StartMoveRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_routing_pb2.Tenant, _abc.Awaitable[_routing_pb2.Tenant]]:
+        """Moves a tenant to another cell of its zone without losing a write."""
+
+    @_abc_1.abstractmethod
+    def ListMoves(
+        self,
+        request: _routing_pb2.ListMovesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_routing_pb2.ListMovesResponse, _abc.Awaitable[_routing_pb2.ListMovesResponse]]:
+        """The moves that are under way, and of each tenant the last one that ended."""
+
+    @_abc_1.abstractmethod
+    def ChangeMove(
+        self,
+        request: _routing_pb2.ChangeMoveRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_routing_pb2.Tenant, _abc.Awaitable[_routing_pb2.Tenant]]:
+        """Says what shall become of a tenant's move."""
+
+    @_abc_1.abstractmethod
+    def EvacuateCell(
+        self,
+        request: _routing_pb2.EvacuateCellRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_routing_pb2.EvacuateCellResponse, _abc.Awaitable[_routing_pb2.EvacuateCellResponse]]:
+        """Plans moves that empty a cell, and starts them."""
 
     @_abc_1.abstractmethod
     def ListCells(

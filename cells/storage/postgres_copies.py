@@ -1,0 +1,373 @@
+"""`copies.Copies` on PostgreSQL, as df_apply, beside the applies and with connections of its own.
+
+An export reads one snapshot. A take locks in the order of an apply - copy, ownership, event keys, records, dead letters, held,
+traits, identities, ledger - so that no deadlock comes of it, and reads back what it stored in the same transaction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import date
+from typing import Final
+
+import asyncpg
+
+from cells.eventlog import codec
+from cells.storage import chunk as wire
+from cells.storage import convert, export
+from cells.storage.chunk import Chunk, Cursor, KeptHeld, KeptLetter, KeptRecord, Key, LedgerLine
+from cells.storage.copies import Copy, Part, Totals
+from cells.storage.postgres import EVENT_COLUMNS, INDEX_PLANS, RECORD_COLUMNS, Bounds, Connection, Session
+from cells.storage.postgres_apply import SHARED, Known, Writes
+from cells.storage.sql import sql
+from kernel.clock import Clock, Micros
+from kernel.effects import Effects, EventRow, IdentityClaim, RecordRow, TraitClaim
+from kernel.epoch import Epoch
+from kernel.errors import Failure, Reason
+from kernel.ids import CellId, TenantId, message_keys
+from kernel.limits import APPLY_SECONDS_MAX, ERASE_ROWS_MAX
+
+_BOUNDS: Final = Bounds(connections=4, statement_seconds=APPLY_SECONDS_MAX)
+_ROUNDS_MAX: Final = 32
+_ERASE: Final = ("erase_rows", "erase_records", "erase_nodes", "erase_traits", "erase_letters", "erase_held", "erase_ledger")
+# A place or a day that another transaction made, or took, meanwhile: the same step again finds it.
+_STALE: Final = (asyncpg.UniqueViolationError, asyncpg.CheckViolationError, asyncpg.UndefinedTableError)
+_LETTERS: Final = ("partition", "log_offset", "ordinal", "received_at", "message_id", "reason", "detail", "payload", "stored_at")
+_HELD: Final = ("partition", "log_offset", "received_at", "events", "record", "stored_at")
+
+
+class PostgresCopies:
+    """See the module's docstring and the port's. `dsn` is df_apply's; `cell` is whose store it is."""
+
+    def __init__(self, dsn: str, cell: CellId, clock: Clock) -> None:
+        self._session = Session(dsn, "dataflow-copies", _BOUNDS, INDEX_PLANS)
+        self._cell = cell
+        self._clock = clock
+
+    async def close(self) -> None:
+        """Cuts its connections. Idempotent."""
+        await self._session.close()
+
+    async def export(self, tenant: TenantId, epoch: Epoch, cursor: Cursor | None, bytes_max: int) -> Part:
+        """See the port."""
+        async with self._snapshot(tenant) as source:
+            source.check_owner(epoch)
+            if cursor is None and await source.fetchval("old_event_of", tenant):
+                raise Failure(Reason.STORE_UNAVAILABLE, "events of an older version are still being converted", retry_after_seconds=60)
+            return await export.export(source, tenant, epoch, cursor, bytes_max)
+
+    async def mark(self, tenant: TenantId, epoch: Epoch) -> Cursor:
+        """See the port."""
+        async with self._snapshot(tenant) as source:
+            source.check_owner(epoch)
+            return await export.end(source)
+
+    async def begin(self, tenant: TenantId, origin: CellId, move: str, cursor: Cursor | None, dedicated: bool) -> Copy:
+        """See the port."""
+        async with self._connection() as connection:
+            if dedicated:
+                home = await connection.fetchval(sql("dedicate"), tenant)
+                await connection.execute(sql("settle"), tenant, home)
+            async with connection.transaction():
+                state = await _ownership(connection, "copy_ownership", tenant)
+                begun = await connection.execute(sql("begin_copy"), tenant, origin, move, None if cursor is None else wire.encode(cursor))
+                if begun != "INSERT 0 0" and cursor is None and await connection.fetchval(sql("anything_left", state.home), tenant):
+                    raise Failure(Reason.MOVE_NOT_NOW, "something of the tenant is here already")
+                return _copy(await connection.fetchrow(sql("copy"), tenant, origin))
+
+    async def take(self, origin: CellId, seq: int, chunk: Chunk, cursor: Cursor) -> Copy:
+        """See the port."""
+        async with self._connection() as connection:
+            home = (await _ownership(connection, "ownership", chunk.tenant)).home
+            for day in sorted(chunk.days):
+                await connection.execute(sql("make_day"), home, day)
+            async with connection.transaction():
+                held = await connection.fetchrow(sql("lock_copy"), chunk.tenant, origin)
+                if held is None:
+                    raise Failure(Reason.NOT_MOVING, f"from cell {origin}")
+                if held["seq"] != seq:
+                    return _copy(held)
+                state = await _ownership(connection, "copy_ownership", chunk.tenant)
+                _check_released(state, chunk.epoch)
+                added = await _Taking(connection, state.home, chunk, self._clock.now()).all()
+                await connection.execute(sql("keep_ledger"), chunk.tenant, *_columns(self._foreign(chunk.ledger), len(LedgerLine._fields)))
+                await connection.execute(sql("step_copy"), chunk.tenant, origin, wire.encode(cursor), *_values(added))
+                return _copy(await connection.fetchrow(sql("copy"), chunk.tenant, origin))
+
+    async def digest(self, tenant: TenantId, after: Cursor | None, until: Cursor | None) -> Totals:
+        """See the port. Of everything it is one statement per day, each in a state of its own: what lies before a cursor stays."""
+        if after is not None and until is not None:
+            async with self._snapshot(tenant) as source:
+                return await source.digest_at(await export.keys_between(source, after, until))
+        offsets = until.given if until is not None else {}
+        bounds = (list(offsets), list(offsets.values()), until is None)
+        total = Totals()
+        async with self._connection() as connection:
+            home = (await _ownership(connection, "ownership", tenant)).home
+            for row in await connection.fetch(sql("days_of", home), tenant):
+                events = await connection.fetchrow(sql("digest_day", home), tenant, row["received_day"], *bounds)
+                records = await connection.fetchrow(sql("digest_records", home), tenant, row["received_day"], *bounds)
+                total += Totals(*_digest(events), *_digest(records))
+            others = await connection.fetchrow(sql("digest_others", home), tenant, *bounds)
+        return total + Totals(0, 0, 0, 0, *_digest(others))
+
+    async def digest_profiles(self, tenant: TenantId) -> Totals:
+        """See the port."""
+        async with self._snapshot(tenant) as source:
+            return Totals(*_digest(await source.fetchrow("digest_nodes", tenant)), *_digest(await source.fetchrow("digest_traits", tenant)))
+
+    async def ledger_of(self, tenant: TenantId) -> list[LedgerLine]:
+        """See the port."""
+        async with self._snapshot(tenant) as source:
+            return await source.ledger()
+
+    async def erase(self, tenant: TenantId, epoch: Epoch) -> tuple[int, bool]:
+        """See the port. Each table's part is a transaction of its own."""
+        async with self._connection() as connection:
+            state = await _ownership(connection, "ownership", tenant)
+            _check_released(state, epoch)
+            removed = 0
+            for name in _ERASE:
+                status = await connection.execute(sql(name, state.home), tenant, ERASE_ROWS_MAX)
+                removed += int(status.rpartition(" ")[2])
+            if not removed:
+                await connection.execute(sql("erase_ledger_before"), tenant)
+                await connection.execute(sql("erase_copies"), tenant)
+            return removed, await connection.fetchval(sql("anything_left", state.home), tenant)
+
+    def _foreign(self, lines: Iterable[LedgerLine]) -> list[LedgerLine]:
+        """A cell keeps its own ledger itself."""
+        return [line for line in lines if line.cell != self._cell]
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Connection]:
+        async with self._session.connection(APPLY_SECONDS_MAX) as connection:
+            try:
+                yield connection
+            except _STALE as error:
+                raise Failure(Reason.STORE_UNAVAILABLE, type(error).__name__) from error
+
+    @asynccontextmanager
+    async def _snapshot(self, tenant: TenantId) -> AsyncIterator[_Snapshot]:
+        async with self._connection() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
+            yield _Snapshot(connection, self._cell, tenant, await _ownership(connection, "ownership", tenant))
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """What the cell knows of a tenant's ownership."""
+
+    epoch: int
+    state: str
+    home: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Snapshot:
+    """`export.Source`: one transaction."""
+
+    connection: Connection
+    cell: CellId
+    tenant: TenantId
+    state: _State
+
+    def check_owner(self, epoch: Epoch) -> None:
+        """Raises Failure(MOVED) unless the tenant is this cell's own at this epoch."""
+        if (self.state.state, self.state.epoch) != ("owner", epoch):
+            raise Failure(Reason.MOVED, f"the cell is {self.state.state} at epoch {self.state.epoch}", retry_after_seconds=1)
+
+    async def positions(self) -> dict[int, int]:
+        """See Source."""
+        return {row["partition"]: row["next_offset"] for row in await self.connection.fetch(sql("positions"))}
+
+    async def keys_below_zero(self, after: Key, limit: int) -> list[tuple[Key, int]]:
+        """See Source."""
+        return _keys(await self.fetch("keys_below_zero", self.tenant, *after, limit))
+
+    async def keys_of(self, partition: int, first: int, until: int, limit: int) -> list[tuple[Key, int]]:
+        """See Source."""
+        return _keys(await self.fetch("keys_of", self.tenant, partition, first, until, limit))
+
+    async def records(self, keys: Sequence[Key]) -> list[KeptRecord]:
+        """See Source."""
+        rows = await self.fetch("records_of", self.tenant, *_columns(keys, 2))
+        return [KeptRecord(RecordRow(*(row[name] for name in RECORD_COLUMNS)), Micros(row["stored_at"])) for row in rows]
+
+    async def rows(self, records: Sequence[KeptRecord], found: Sequence[bytes]) -> list[EventRow]:
+        """See Source."""
+        places = {(kept.record.partition, kept.record.offset, kept.record.received_day) for kept in records}
+        days = sorted({kept.record.received_day for kept in records})
+        rows = [EventRow(*(row[name] for name in EVENT_COLUMNS)) for row in await self.fetch("rows_of", found, days)]
+        return [row for row in rows if (row.partition, row.offset, row.received_day) in places]
+
+    async def letters(self, keys: Sequence[Key]) -> list[KeptLetter]:
+        """See Source."""
+        rows = await self.fetch("letters_of", self.tenant, *_columns(keys, 2))
+        return [KeptLetter(*(row[name] for name in _LETTERS)) for row in rows]
+
+    async def held(self, keys: Sequence[Key]) -> list[KeptHeld]:
+        """See Source."""
+        return [KeptHeld(*(row[name] for name in _HELD)) for row in await self.fetch("held_of", self.tenant, *_columns(keys, 2))]
+
+    async def marker(self) -> int:
+        """See Source: no transaction that is still to be seen has a smaller number."""
+        return int(await self.connection.fetchval(sql("marker")))
+
+    async def nodes(self, since: int | None, after: str, limit: int) -> list[tuple[str, str]]:
+        """See Source."""
+        rows = await self.fetch("nodes_after", self.tenant, after, limit, None if since is None else str(since))
+        return [(row["node"], row["component"]) for row in rows]
+
+    async def traits(self, since: int | None, after: tuple[str, str], limit: int) -> list[TraitClaim]:
+        """See Source."""
+        rows = await self.fetch("traits_after", self.tenant, *after, limit, None if since is None else str(since))
+        return [TraitClaim(*row) for row in rows]
+
+    async def ledger(self) -> list[LedgerLine]:
+        """See Source."""
+        own = [LedgerLine(self.cell, *row) for row in await self.fetch("ledger_of", self.tenant)]
+        return own + [LedgerLine(*row) for row in await self.fetch("ledger_before", self.tenant)]
+
+    async def digest_at(self, keys: Sequence[Key]) -> Totals:
+        """Of what lies at some keys."""
+        if not keys:
+            return Totals()
+        return await _digest_at(self.connection, self.state.home, self.tenant, keys)
+
+    async def fetch(self, name: str, *values: object) -> list[asyncpg.Record]:
+        """A statement's rows."""
+        return list(await self.connection.fetch(sql(name, self.state.home), *values))
+
+    async def fetchrow(self, name: str, *values: object) -> asyncpg.Record | None:
+        """A statement's only row."""
+        return await self.connection.fetchrow(sql(name, self.state.home), *values)
+
+    async def fetchval(self, name: str, *values: object) -> object:
+        """A statement's only value."""
+        return await self.connection.fetchval(sql(name, self.state.home), *values)
+
+
+@dataclass(frozen=True, slots=True)
+class _Taking:
+    """Storing one part."""
+
+    connection: Connection
+    home: str
+    chunk: Chunk
+    now: Micros
+
+    async def all(self) -> Totals:
+        """What was added, as the store gives it back."""
+        places = await self._places()
+        keys = await self._events(places)
+        await self._others(places)
+        known = Known(homes={} if self.home == SHARED else {self.chunk.tenant: self.home})
+        claims = tuple(IdentityClaim(self.chunk.tenant, *pair) for pair in self.chunk.nodes)
+        writes = Writes(self.connection, known, Effects(0, identities=claims, traits=tuple(self.chunk.traits)), self.now)
+        await writes.latest_traits()
+        await writes.identities()
+        letters = [(places[one.key], one.offset) for one in self.chunk.letters]
+        held = [(places[one.key], one.offset) for one in self.chunk.held]
+        there = list(dict.fromkeys([*keys, *letters, *held]))
+        return await _digest_at(self.connection, self.home, self.chunk.tenant, there) if there else Totals()
+
+    async def _places(self) -> dict[Key, int]:
+        """Where below zero everything goes: where nothing lies that was met before."""
+        places = convert.places_below(self.chunk.keys)
+        for _ in range(_ROUNDS_MAX if places else 0):
+            asked = [(place, offset) for (_, offset), place in places.items()]
+            found = await self.connection.fetch(sql("taken_by", self.home), *_columns(asked, 2), self.chunk.tenant)
+            if not found:
+                return places
+            places = convert.avoid(places, {(row["partition"], row["log_offset"]) for row in found})
+        if places:
+            raise Failure(Reason.STORE_UNAVAILABLE, "no place is free")
+        return places
+
+    async def _events(self, places: Mapping[Key, int]) -> list[Key]:
+        """Stores rows that are new, and the records that have any; where these lie."""
+        moved = [row._replace(partition=places[row.partition, row.offset]) for row in self.chunk.rows]
+        if not moved:
+            return []
+        kept = {
+            (row["message_key"], row["received_day"])
+            for row in await self.connection.fetch(sql("keep_rows", self.home), *zip(*sorted(moved, key=_row_key), strict=True))
+        }
+        counts: dict[tuple[int, int, date], int] = {}
+        for row in moved:
+            if (row.message_key, row.received_day) in kept:
+                place = (row.partition, row.offset, row.received_day)
+                counts[place] = counts.get(place, 0) + 1
+        records = []
+        for record, stored_at in self.chunk.records:
+            place = (places[record.partition, record.offset], record.offset, record.received_day)
+            if place in counts:
+                records.append((*record._replace(partition=place[0], events=counts[place]), stored_at))
+            await asyncio.sleep(0)
+        if records:
+            await self.connection.execute(sql("keep_pieces", self.home), *zip(*records, strict=True))
+        return [place[:2] for place in counts]
+
+    async def _others(self, places: Mapping[Key, int]) -> None:
+        letters = [(places[one.key], *one[1:]) for one in self.chunk.letters]
+        held = [(places[one.key], *one[1:]) for one in self.chunk.held]
+        await self.connection.execute(sql("keep_letters", self.home), self.chunk.tenant, *_columns(letters, len(_LETTERS)))
+        await self.connection.execute(sql("keep_held", self.home), self.chunk.tenant, *_columns(held, len(_HELD)))
+
+
+async def _digest_at(connection: Connection, home: str, tenant: TenantId, keys: Sequence[Key]) -> Totals:
+    """The message keys are taken from the bodies as they are stored."""
+    at = _columns(keys, 2)
+    ids: list[str] = []
+    days: set[date] = set()
+    for row in await connection.fetch(sql("records_of", home), tenant, *at):
+        ids += codec.decode_columns(row["body"]).message_ids
+        days.add(row["received_day"])
+        await asyncio.sleep(0)
+    events = await connection.fetchrow(sql("digest_rows_at", home), tenant, sorted(set(message_keys(tenant, ids))), sorted(days), *at)
+    records = await connection.fetchrow(sql("digest_records_at", home), tenant, *at)
+    others = await connection.fetchrow(sql("digest_others_at", home), tenant, *at)
+    return Totals(*_digest(events), *_digest(records), *_digest(others))
+
+
+async def _ownership(connection: Connection, name: str, tenant: TenantId) -> _State:
+    row = await connection.fetchrow(sql(name), tenant)
+    if row is None:
+        raise Failure(Reason.MOVED, "the cell has not heard of the tenant", retry_after_seconds=1)
+    return _State(row["epoch"], row["state"], row["home"])
+
+
+def _check_released(state: _State, epoch: Epoch) -> None:
+    if (state.state, state.epoch) != ("released", epoch):
+        raise Failure(Reason.MOVED, f"the cell is {state.state} at epoch {state.epoch}", retry_after_seconds=1)
+
+
+def _copy(row: asyncpg.Record | None) -> Copy:
+    if row is None:
+        raise RuntimeError("a copy was begun and is not there")
+    cursor = None if row["cursor"] is None else wire.decode_cursor(row["cursor"])
+    return Copy(row["seq"], cursor, Totals(*(int(value) for value in list(row.values())[2:])))
+
+
+def _values(totals: Totals) -> tuple[int, ...]:
+    return totals.events, totals.events_sum, totals.records, totals.records_sum, totals.others, totals.others_sum
+
+
+def _digest(row: asyncpg.Record | None) -> tuple[int, int]:
+    return (0, 0) if row is None else (row["counted"], int(row["summed"]))
+
+
+def _keys(rows: Iterable[asyncpg.Record]) -> list[tuple[Key, int]]:
+    return [((row["partition"], row["log_offset"]), row["bytes"]) for row in rows]
+
+
+def _columns(rows: Sequence[Sequence[object]], width: int) -> list[list[object]]:
+    """The rows turned on their side, also when there are none."""
+    return [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in range(width)]
+
+
+def _row_key(row: EventRow) -> tuple[bytes, date]:
+    return row.message_key, row.received_day

@@ -1,0 +1,379 @@
+"""The laws of `cells.storage.copies`, on every adapter: what a copy brings is what was there, once, whatever is repeated or interrupted."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field, replace
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cells.storage import chunk as wire
+from cells.storage.chunk import Cursor
+from cells.storage.copies import Copies, Copy, Totals
+from cells.storage.memory import MemoryStore
+from cells.storage.memory_copies import MemoryCopies
+from cells.storage.postgres_apply import PostgresStore
+from cells.storage.postgres_copies import PostgresCopies
+from cells.storage.postgres_provision import provision
+from cells.storage.postgres_read import PostgresReader
+from kernel.clock import DAY, Micros
+from kernel.effects import Applied, Apply, DeadLetter, Effects, HeldRecord, IdentityClaim, TraitClaim
+from kernel.epoch import Claim, Epoch, Ownership, OwnershipState
+from kernel.errors import Failure, Reason
+from kernel.ids import CellId, TenantId
+from kernel.limits import COPY_BYTES
+from kernel.metrics import MemoryMeter
+from tests.support.clock import ManualClock
+from tests.support.postgres import Databases
+from tests.support.storage_room import ACME, GLOBEX, NOW, PASSWORDS, Event, effects, event, everything
+
+HOME, TARGET = CellId("eu-a-1"), CellId("eu-b-1")
+_SMALL = 1
+
+
+@dataclass
+class Side:
+    """A cell's store."""
+
+    cell: CellId
+    store: MemoryStore | PostgresStore
+    reader: MemoryStore | PostgresReader
+    copies: Copies
+    next: dict[int, int] = field(default_factory=dict)
+
+    async def own(self, epoch: int, home: CellId, *tenants: TenantId) -> None:
+        """What the directory says."""
+        state: OwnershipState = "owner" if home == self.cell else "released"
+        await self.store.own([Ownership(tenant, Epoch(epoch), state) for tenant in tenants or (ACME, GLOBEX)], [])
+
+    async def apply(self, made: Effects, epoch: int = 1) -> Applied:
+        """The next record of its partition, which stands at the partition's position."""
+        at = self.next.get(made.partition, 0)
+        outcome = await self.store.apply(Apply(made, Claim(self.cell, dict.fromkeys(made.tenants, Epoch(epoch))), at, at + 1), _FAR)
+        assert isinstance(outcome, Applied), outcome
+        self.next[made.partition] = at + 1
+        return outcome
+
+    async def put(self, *message_ids: str, tenant: TenantId = ACME, partition: int = 0, at: int = NOW, epoch: int = 1) -> None:
+        """Each event in a record of its own."""
+        for message_id in message_ids:
+            offset = self.next.get(partition, 0)
+            one = event(message_id, tenant, at, offset=offset, cell=self.cell, user_id=f"u-{message_id}", anonymous_id="dev")
+            claims = (IdentityClaim(tenant, f"u:u-{message_id}", "a:dev"),)
+            traits = (TraitClaim(tenant, f"u:u-{message_id}", "plan", f'"{message_id}"', Micros(at), message_id),)
+            await self.apply(effects(one, partition=partition, identities=claims, traits=traits), epoch)
+
+    async def ids(self, tenant: TenantId = ACME) -> list[str]:
+        """What is stored."""
+        return sorted(stored.envelope.message_id for stored in await everything(self.reader, tenant))
+
+
+@dataclass
+class Pair:
+    """Two cells of a zone, and the clock of both."""
+
+    home: Side
+    target: Side
+    clock: ManualClock
+
+    async def own(self, epoch: int, home: CellId) -> None:
+        """What the directory says to both."""
+        for side in (self.home, self.target):
+            await side.own(epoch, home)
+
+    async def step(self, back: bool = False, epoch: int = 1, bytes_max: int = COPY_BYTES, tenant: TenantId = ACME) -> tuple[Copy, bool]:
+        """One part, over the wire; (the copy, whether more was there)."""
+        source, target = (self.target, self.home) if back else (self.home, self.target)
+        copy = await target.copies.begin(tenant, source.cell, "m1", None, False)
+        part = await source.copies.export(tenant, Epoch(epoch), copy.cursor, bytes_max)
+        chunk, cursor = wire.decode(wire.encode(part.chunk)), wire.decode_cursor(wire.encode(part.cursor))
+        assert cursor is not None
+        return await target.copies.take(source.cell, copy.seq, chunk, cursor), part.more
+
+    async def copy(self, back: bool = False, epoch: int = 1, bytes_max: int = COPY_BYTES, tenant: TenantId = ACME) -> Copy:
+        """All of it."""
+        for _ in range(10_000):
+            copy, more = await self.step(back, epoch, bytes_max, tenant)
+            if not more:
+                return copy
+        raise AssertionError("a copy never ends")
+
+
+_FAR = 1e12
+
+
+def in_memory() -> Pair:
+    """Two stores in memory."""
+    clock = ManualClock(NOW)
+    one, other = MemoryStore(clock, MemoryMeter()), MemoryStore(clock, MemoryMeter())
+    return Pair(Side(HOME, one, one, MemoryCopies(one, HOME)), Side(TARGET, other, other, MemoryCopies(other, TARGET)), clock)
+
+
+@pytest.fixture
+async def memory_pair() -> Pair:
+    """Two stores in memory."""
+    pair = in_memory()
+    await pair.own(1, HOME)
+    return pair
+
+
+@pytest.fixture
+async def postgres_pair(postgres: Databases) -> AsyncIterator[Pair]:
+    """Two real ones, as the service's own roles."""
+    clock, sides = ManualClock(NOW), []
+    for cell, dsn in ((HOME, postgres.admin_dsn), (TARGET, await postgres.create())):
+        dsns = await provision(dsn, PASSWORDS)
+        store, reader = PostgresStore(dsns.apply, clock, MemoryMeter()), PostgresReader(dsns.query)
+        sides.append(Side(cell, store, reader, PostgresCopies(dsns.apply, cell, clock)))
+    pair = Pair(sides[0], sides[1], clock)
+    await pair.own(1, HOME)
+    yield pair
+    for side in sides:
+        assert isinstance(side.copies, PostgresCopies)
+        await side.copies.close()
+        await side.reader.close()
+        await side.store.close()
+
+
+@pytest.fixture(params=["memory_pair", pytest.param("postgres_pair", marks=pytest.mark.postgres)])
+def pair(request: pytest.FixtureRequest) -> Pair:
+    """Each adapter in turn."""
+    made: Pair = request.getfixturevalue(request.param)
+    return made
+
+
+async def same(pair: Pair, tenant: TenantId = ACME) -> None:
+    """Both keep the same of the tenant."""
+    one, other = pair.home.copies, pair.target.copies
+    assert await one.digest(tenant, None, None) == await other.digest(tenant, None, None)
+    assert await one.digest_profiles(tenant) == await other.digest_profiles(tenant)
+    assert await everything(pair.home.reader, tenant) == await everything(pair.target.reader, tenant)
+    assert await one.ledger_of(tenant) == await other.ledger_of(tenant)
+
+
+async def test_a_copy_is_what_was_there(pair: Pair) -> None:
+    """Events of several days and partitions, dead letters, held records, who is who and the ledger; nothing of another tenant."""
+    await pair.home.put("m1", "m2")
+    await pair.home.put("m3", at=NOW - 3 * DAY, partition=2)
+    await pair.home.put("g1", tenant=GLOBEX)
+    letter = DeadLetter(ACME, Micros(NOW), 0, 0, "bad", "UNPROCESSABLE_EVENT", "shape", b"\x00not json")
+    held = HeldRecord(ACME, Micros(NOW), 1, 1, event("h1").record(0).body)
+    await pair.home.apply(effects(dead_letters=(letter,), partition=1))
+    await pair.home.apply(effects(held=(held,), partition=1))
+    copy = await pair.copy()
+    await same(pair)
+    assert copy.added == await pair.home.copies.digest(ACME, None, None)
+    assert (copy.added.events, copy.added.records, copy.added.others) == (3, 3, 2)
+    assert await pair.target.ids() == ["m1", "m2", "m3"]
+    assert await pair.target.ids(GLOBEX) == []
+    traced = [await side.reader.trace(ACME, "bad") for side in (pair.home, pair.target)]
+    assert traced[0] == traced[1], "a dead letter is found where it was, under the place that it had"
+    assert (await pair.target.reader.trace(ACME, "h1")).place == "held"
+
+
+@given(
+    days=st.lists(st.tuples(st.integers(0, 12), st.integers(0, 2), st.integers(0, 3)), max_size=12),
+    cuts=st.sets(st.integers(0, 12)),
+    again=st.sets(st.integers(0, 30)),
+)
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+async def test_whatever_is_applied_between_the_parts_arrives_once(
+    days: list[tuple[int, int, int]], cuts: set[int], again: set[int]
+) -> None:
+    """Parts of one record, more applied between any two, any part handed over twice: in the end both keep the same."""
+    pair = in_memory()
+    await pair.own(1, HOME)
+    steps = 0
+    for at, (name, partition, day) in enumerate(days):
+        await pair.home.put(f"m{name}", partition=partition, at=NOW - day * DAY)
+        if at in cuts:
+            steps += 1
+            await pair.step(bytes_max=_SMALL)
+    more = True
+    while more:
+        steps += 1
+        before = await pair.target.copies.begin(ACME, HOME, "m1", None, False)
+        part = await pair.home.copies.export(ACME, Epoch(1), before.cursor, _SMALL)
+        taken = await pair.target.copies.take(HOME, before.seq, part.chunk, part.cursor)
+        if steps in again:
+            assert await pair.target.copies.take(HOME, before.seq, part.chunk, part.cursor) == taken, "a part counts once"
+        more = part.more
+    await same(pair)
+
+
+async def test_the_tail_brings_what_changed(pair: Pair) -> None:
+    """A person whose traits or identities change after they were given, and events behind the first pass, are in the next."""
+    await pair.home.put("m1")
+    first = await pair.copy()
+    await pair.home.put("m2", "m3", at=NOW + 1)
+    await pair.home.put("m1", at=NOW + 2)  # a repeat: nothing but its claims
+    last = await pair.copy()
+    await same(pair)
+    assert first.cursor is not None
+    assert last.cursor is not None
+    tail = await pair.home.copies.digest(ACME, first.cursor, last.cursor)
+    assert first.added + tail == last.added, "what the tail brought is what the home keeps behind the first cursor"
+    assert await pair.home.copies.digest(ACME, None, first.cursor) == first.added
+    assert tail != Totals()
+
+
+async def test_parts_are_bounded(pair: Pair) -> None:
+    """A small bound gives one key a part, and nothing is left out."""
+    await pair.home.put(*(f"m{n}" for n in range(7)))
+    parts, more = 0, True
+    while more:
+        _, more = await pair.step(bytes_max=_SMALL)
+        parts += 1
+    assert parts >= 7
+    await same(pair)
+
+
+@pytest.mark.parametrize("takes", [True, False])
+async def test_who_does_not_own_does_not_give_and_who_owns_does_not_take(pair: Pair, takes: bool) -> None:
+    """At both ends the ownership row decides, at exactly its epoch."""
+    await pair.home.put("m1")
+    await pair.copy()
+    part = await pair.home.copies.export(ACME, Epoch(1), None, COPY_BYTES)
+    seq = (await pair.target.copies.begin(ACME, HOME, "m1", None, False)).seq
+    await pair.own(2, TARGET)
+    source, target = pair.home.copies, pair.target.copies
+    late = target.take(HOME, seq, part.chunk, part.cursor) if takes else source.export(ACME, Epoch(1), None, COPY_BYTES)
+    with pytest.raises(Failure) as refused:
+        await late
+    assert refused.value.reason is Reason.MOVED
+
+
+@pytest.mark.parametrize("epoch", [1, 3])
+async def test_a_part_of_another_epoch_is_refused(pair: Pair, epoch: int) -> None:
+    """Older: somebody else has decided since. Newer: this cell has not heard of it."""
+    await pair.own(2, HOME)
+    await pair.home.put("m1", epoch=2)
+    await pair.copy(epoch=2)
+    copy = await pair.target.copies.begin(ACME, HOME, "m1", None, False)
+    assert copy.cursor is not None
+    part = await pair.home.copies.export(ACME, Epoch(2), copy.cursor, COPY_BYTES)
+    forged = msgspec.structs.replace(part.chunk, epoch=Epoch(epoch))
+    with pytest.raises(Failure) as refused:
+        await pair.target.copies.take(HOME, copy.seq, forged, part.cursor)
+    assert refused.value.reason is Reason.MOVED
+
+
+async def test_the_target_deduplicates_against_what_was_copied(pair: Pair) -> None:
+    """A client that repeats at the new home what the old one had acknowledged adds nothing."""
+    await pair.home.put("m1", "m2")
+    await pair.copy()
+    await pair.own(2, TARGET)
+    await pair.target.put("m2", "m3", at=NOW + 5, epoch=2)
+    assert await pair.target.ids() == ["m1", "m2", "m3"]
+    assert [line for line in await pair.target.copies.ledger_of(ACME) if line.cell == HOME] == await pair.home.copies.ledger_of(ACME)
+
+
+async def test_there_and_back_again(pair: Pair) -> None:
+    """After the switch what the target takes is brought to the old home, which can then be the home again; and once more."""
+    await pair.home.put("m1")
+    await pair.copy()
+    mark = await pair.target.copies.digest(ACME, None, None)
+    await pair.own(2, TARGET)
+    end = await pair.target.copies.mark(ACME, Epoch(2))
+    await pair.home.copies.begin(ACME, TARGET, "m1", end, False)
+    await pair.target.put("m2", "m3", epoch=2)
+    await pair.copy(back=True, epoch=2)
+    await pair.own(3, HOME)
+    assert await pair.home.ids() == ["m1", "m2", "m3"]
+    await pair.home.put("m4", epoch=3)
+    await pair.copy(epoch=3)
+    await pair.own(4, TARGET)
+    assert await pair.target.ids() == ["m1", "m2", "m3", "m4"]
+    assert await pair.home.copies.digest(ACME, None, None) == await pair.target.copies.digest(ACME, None, None) != mark
+
+
+async def test_two_records_of_one_place_both_arrive(pair: Pair) -> None:
+    """What came from another cell's log never hides what the next one's log has at the same partition and offset."""
+    await pair.home.put("m1")
+    await pair.copy()
+    await pair.own(2, TARGET)
+    await pair.target.put("m2", epoch=2)
+    while (await pair.home.copies.erase(ACME, Epoch(2)))[0]:
+        continue
+    await pair.copy(back=True, epoch=2)
+    await pair.own(3, HOME)
+    assert await pair.home.ids() == ["m1", "m2"]
+    assert await pair.home.copies.digest(ACME, None, None) == await pair.target.copies.digest(ACME, None, None)
+
+
+async def test_a_copy_begins_on_an_empty_place(pair: Pair) -> None:
+    """What is left of an earlier stay is erased first; then it begins anew."""
+    await pair.home.put("m1")
+    await pair.copy()
+    with pytest.raises(Failure) as refused:
+        await pair.target.copies.begin(ACME, HOME, "m2", None, False)
+    assert refused.value.reason is Reason.MOVE_NOT_NOW
+    assert await pair.target.copies.erase(ACME, Epoch(1)) > (0, False)
+    while (await pair.target.copies.erase(ACME, Epoch(1)))[0]:
+        continue
+    assert (await pair.target.copies.begin(ACME, HOME, "m2", None, False)).seq == 0
+
+
+async def test_erasing_leaves_nothing_and_nobody_else_loses_anything(pair: Pair) -> None:
+    """Every table is searched; another tenant's events, and the fence, stay."""
+    await pair.home.put("m1", "m2")
+    await pair.home.put("g1", tenant=GLOBEX)
+    await pair.own(2, TARGET)
+    removed, left = await pair.home.copies.erase(ACME, Epoch(2))
+    while removed:
+        removed, left = await pair.home.copies.erase(ACME, Epoch(2))
+    assert not left
+    assert await pair.home.ids() == []
+    assert await pair.home.copies.digest(ACME, None, None) == await pair.home.copies.digest_profiles(ACME) == Totals()
+    assert await pair.home.ids(GLOBEX) == ["g1"]
+    await pair.home.own(1, HOME, ACME)
+    with pytest.raises(Failure):
+        await pair.home.copies.export(ACME, Epoch(1), None, COPY_BYTES)
+
+
+async def test_what_a_cell_owns_it_does_not_erase(pair: Pair) -> None:
+    """Whatever epoch is named."""
+    await pair.home.put("m1")
+    for epoch in (1, 2):
+        with pytest.raises(Failure) as refused:
+            await pair.home.copies.erase(ACME, Epoch(epoch))
+        assert refused.value.reason is Reason.MOVED
+    assert await pair.home.ids() == ["m1"]
+
+
+async def test_a_digest_sees_a_changed_a_missing_and_a_foreign_event(pair: Pair) -> None:
+    """The negative control of the verifier: what differs has another digest."""
+    await pair.home.put("m1", "m2")
+    whole = await pair.home.copies.digest(ACME, None, None)
+    await pair.copy()
+    await pair.home.put("m3")
+    more = await pair.home.copies.digest(ACME, None, None)
+    assert whole == await pair.target.copies.digest(ACME, None, None) != more
+    await pair.own(2, TARGET)
+    other: Event = event("m3", offset=pair.target.next.get(0, 0), name="Order Undone", user_id="u-m3", anonymous_id="dev")
+    await pair.target.apply(effects(other), 2)
+    changed = await pair.target.copies.digest(ACME, None, None)
+    assert (changed.events, changed.records) == (more.events, more.records)
+    assert changed.events_sum != more.events_sum
+    assert changed.records_sum != more.records_sum
+
+
+def test_a_part_that_mixes_tenants_is_refused() -> None:
+    """Whoever hands it over."""
+    one = event("m1", offset=0)
+    stray = event("g1", GLOBEX, offset=0)
+    record = wire.KeptRecord(one.record(0), Micros(NOW))
+    for rows in ([stray.row(0)], [replace(one, offset=9).row(0)]):
+        part = wire.Chunk(wire.VERSION, ACME, Epoch(1), [record], rows, [], [], [], [], [])
+        with pytest.raises(Failure) as refused:
+            wire.decode(wire.encode(part))
+        assert refused.value.reason is Reason.INVALID_FIELD
+    with pytest.raises(Failure):
+        wire.decode(b"nonsense")
+    with pytest.raises(Failure):
+        wire.decode_cursor(b"nonsense")
+    assert wire.decode_cursor(b"") is None
+    assert wire.decode_cursor(wire.encode(Cursor(None, None, 3, 4, {0: 1}, {0: 2}))) == Cursor(None, None, 3, 4, {0: 1}, {0: 2})
