@@ -89,6 +89,7 @@ async def _add_roles(process: Process, role: Role) -> None:
         roles.add_processing(process, log, store or roles.remote_store(process), store)
     if store is not None:
         roles.add_query(process, store, log)
+        roles.add_copies(process)
     if role == "storage" and store is not None:
         roles.add_apply_service(process, store)
 

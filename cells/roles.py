@@ -14,23 +14,30 @@ from cells.eventlog.log import EventLog
 from cells.eventlog.postgres import open_log as open_postgres
 from cells.eventlog.retention import expire
 from cells.ingest.accept import Acceptor
+from cells.ingest.api_fence import SERVICE as FENCE_SERVICE
+from cells.ingest.api_fence import FenceGrpc
 from cells.ingest.api_grpc import IngestGrpc
 from cells.ingest.api_http import IngestHttp
 from cells.ingest.authenticate import reader_of
+from cells.orders import Orders
 from cells.process import Process
 from cells.processing.consumer import GROUP, Consumer, report_lag
 from cells.processing.locate import locate
 from cells.processing.partition import Wiring
 from cells.processing.store import Applier
 from cells.storage.api_client import GrpcStore
+from cells.storage.api_copies import SERVICE as COPY_SERVICE
+from cells.storage.api_copies import CopyGrpc
 from cells.storage.api_grpc import QueryGrpc, StorageGrpc
 from cells.storage.api_http import QueryHttp
 from cells.storage.ask import Questions
 from cells.storage.auditor import Auditor
 from cells.storage.postgres_apply import PostgresStore
 from cells.storage.postgres_audit import PostgresAuditTrail
+from cells.storage.postgres_copies import PostgresCopies
 from cells.storage.postgres_read import PostgresReader
 from dataflow.ingest.v1 import ingest_pb2_grpc
+from dataflow.moves.v1 import moves_pb2_grpc
 from dataflow.storage.v1 import query_pb2_grpc, storage_pb2_grpc
 from kernel.effects import Position
 from kernel.errors import Failure
@@ -75,11 +82,16 @@ def add_ingest(process: Process, log: EventLog) -> None:
         process.spans,
         process.pace,
         codec.encode if process.config.record_format == "columns" else codec.encode_envelopes,
+        lambda name: process.follower.current.tenants.get(name),
     )
     process.routes.extend(IngestHttp(acceptor, lambda: process.follower.current, process.clock, process.spans).routes())
     servicer = IngestGrpc(acceptor, lambda: process.follower.current, process.clock, process.spans)
     ingest_pb2_grpc.add_IngestServiceServicer_to_server(servicer, process.grpc.server)
     process.services.append("dataflow.ingest.v1.IngestService")
+    follower = process.follower
+    fence = FenceGrpc(acceptor, log, lambda: follower.current, lambda: follower.on_disk, _orders(process), process.clock)
+    moves_pb2_grpc.add_FenceServiceServicer_to_server(fence, process.grpc.server)
+    process.services.append(FENCE_SERVICE)
 
     async def drain(deadline: float) -> None:
         servicer.drain()
@@ -158,6 +170,18 @@ def add_query(process: Process, store: PostgresStore, log: EventLog | None) -> N
     process.routes.extend(QueryHttp(questions, who).routes())
     query_pb2_grpc.add_QueryServiceServicer_to_server(QueryGrpc(questions, who), process.grpc.server)
     process.services.append("dataflow.storage.v1.QueryService")
+
+
+def add_copies(process: Process) -> None:
+    """Gives, takes and erases tenants, as the directory orders."""
+    copies = PostgresCopies(process.config.apply_dsn, CellId(process.config.cell), process.clock)
+    process.stack.push_async_callback(copies.close)
+    moves_pb2_grpc.add_CopyServiceServicer_to_server(CopyGrpc(copies, _orders(process)), process.grpc.server)
+    process.services.append(COPY_SERVICE)
+
+
+def _orders(process: Process) -> Orders:
+    return Orders(CellId(process.config.cell), process.follower.verify, process.clock)
 
 
 def add_apply_service(process: Process, store: PostgresStore) -> None:

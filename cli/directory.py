@@ -85,6 +85,31 @@ class Directory:
         answer: pb.Tenant = await self._call(self._stub.PinTenant, pb.PinTenantRequest(tenant=tenant, pin=pin, intent=intent))
         return answer
 
+    async def start_move(
+        self, tenant: str, target: str, reason: str, keep_seconds: int | None, intent: pb.Intent | None = None
+    ) -> pb.Tenant:
+        """Registers a move; to the best other cell when `target` is empty."""
+        request = pb.StartMoveRequest(tenant=tenant, target=target, reason=reason, keep_seconds=keep_seconds, intent=intent)
+        answer: pb.Tenant = await self._call(self._stub.StartMove, request)
+        return answer
+
+    async def list_moves(self, ended: bool = False) -> Sequence[pb.MovingTenant]:
+        """The moves that are under way, in tenant order; with `ended` also the last one of each other tenant."""
+        answer: pb.ListMovesResponse = await self._call(self._stub.ListMoves, pb.ListMovesRequest(ended=ended))
+        return answer.moves
+
+    async def change_move(self, tenant: str, change: pb.MoveChange.ValueType, reason: str, intent: pb.Intent | None = None) -> pb.Tenant:
+        """Says what shall become of the tenant's move."""
+        request = pb.ChangeMoveRequest(tenant=tenant, change=change, reason=reason, intent=intent)
+        answer: pb.Tenant = await self._call(self._stub.ChangeMove, request)
+        return answer
+
+    async def evacuate_cell(self, cell: str, reason: str, keep_seconds: int | None, intent: pb.Intent) -> Sequence[pb.MovingTenant]:
+        """The moves that empty a cell."""
+        request = pb.EvacuateCellRequest(cell=cell, reason=reason, keep_seconds=keep_seconds, intent=intent)
+        answer: pb.EvacuateCellResponse = await self._call(self._stub.EvacuateCell, request)
+        return answer.moves
+
     async def create_source(self, tenant: str, name: str, intent: pb.Intent | None = None) -> tuple[pb.Source, str]:
         """A new source and its write key, which nobody can show again."""
         request = pb.CreateSourceRequest(tenant=tenant, name=name, intent=intent)

@@ -307,18 +307,16 @@ class Reason(Enum):
     TENANT_MOVING = Spec(
         "DR-3015",
         409,
-        Grpc.FAILED_PRECONDITION,
+        Grpc.ALREADY_EXISTS,
         Retry.NEVER,
         "the tenant is being moved already",
         "see `dataflow moves show`: wait for that move to end, or abort it",
     )
-    NOT_MOVING = Spec(
-        "DR-3016", 409, Grpc.FAILED_PRECONDITION, Retry.NEVER, "there is no such move of the tenant", "see `dataflow moves list`"
-    )
+    NOT_MOVING = Spec("DR-3016", 404, Grpc.NOT_FOUND, Retry.NEVER, "there is no such move of the tenant", "see `dataflow moves list`")
     MOVE_NOT_NOW = Spec(
         "DR-3017",
         409,
-        Grpc.FAILED_PRECONDITION,
+        Grpc.ABORTED,
         Retry.NEVER,
         "the move's state does not allow it",
         "see `dataflow moves show`: before the switch a move is aborted, after it it is rolled back",
@@ -326,7 +324,7 @@ class Reason(Enum):
     TENANT_PINNED = Spec(
         "DR-3018",
         409,
-        Grpc.FAILED_PRECONDITION,
+        Grpc.ABORTED,
         Retry.NEVER,
         "the tenant is pinned",
         "see the pin's reason: unpin it, or pin it to the target",

@@ -90,8 +90,20 @@ REQUESTS_KEPT_SECONDS: Final = 24 * 3_600
 
 # Moves.
 ORDER_SECONDS: Final = 60
+FENCE_SECONDS_MAX: Final = 5.0  # that a cell waits until it has heard of a fence and everything before it has ended
 COPY_BYTES: Final = 1 * KIB * KIB  # of a part: what one step of a copy reads, hands over and stores
 COPY_BYTES_MAX: Final = 4 * KIB * KIB
+COPY_PIECE_BYTES: Final = 1 * KIB * KIB  # of a message
+COPY_PART_BYTES_MAX: Final = 64 * KIB * KIB  # what lies at one place is never parted: the largest record, with its rows
+COPY_SHARE: Final = 0.5  # of the time in which a copy works; in the rest of it it waits, so that others have the cells
+COPY_ROUNDS_MAX: Final = 120  # that a copy tries to catch up with a source that stays behind
+MOVES_MAX: Final = 2
+MOVE_PAUSE_SECONDS: Final = 0.5  # a copy that takes longer to come to the end of the source's log is not ready for the fence
+MOVE_FENCED_SECONDS_MAX: Final = 5.0  # from then on the source takes writes again, and the copy goes on
+MOVE_FENCES_MAX: Final = 5
+MOVE_KEEP_SECONDS: Final = 3_600
+MOVE_KEEP_SECONDS_MAX: Final = 7 * 24 * 3_600
+MOVE_REASON_CHARS_MAX: Final = 200
 COPY_KEYS_MAX: Final = 2_000  # records, or nodes, or traits of a part
 ERASE_ROWS_MAX: Final = 5_000  # of one table in one transaction
 
@@ -118,4 +130,7 @@ assert 2 * APPLY_EVENTS_MAX * EVENT_BYTES_MAX <= APPLY_BYTES_MAX, "one apply fit
 assert 63 + 2 + 4 * ID_CHARS_MAX + 4 * TRAIT_NAME_CHARS_MAX + 32 <= INDEX_ROW_BYTES_MAX, "tenant, node and trait name fit an index row"
 assert TURN_REQUEST_BYTES < TURN_BYTES, "a turn takes more than one small request"
 assert PAGE_EVENTS_DEFAULT <= PAGE_EVENTS_MAX
-assert COPY_BYTES <= COPY_BYTES_MAX
+assert COPY_BYTES <= COPY_BYTES_MAX <= COPY_PART_BYTES_MAX
+assert 4 * RECORD_BYTES_MAX <= COPY_PART_BYTES_MAX
+assert MOVE_PAUSE_SECONDS < MOVE_FENCED_SECONDS_MAX
+assert MOVE_KEEP_SECONDS <= MOVE_KEEP_SECONDS_MAX

@@ -9,6 +9,7 @@ import os
 import random
 import secrets
 import sys
+from collections.abc import Coroutine
 from dataclasses import asdict
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from router.api import server as api
 from router.api.client import DirectoryFeed
 from router.api.mirror import open_mirror
 from router.api.service import RouterService
+from router.evacuation.api_cells import GrpcCells
+from router.evacuation.execute import Executor, Wiring
 from router.placement.postgres import open_store
 from router.xds import server as xds
 from router.xds.bootstrap import EdgeIdentity, bootstrap
@@ -43,13 +46,16 @@ async def run_directory(own: config.DirectorySettings, stop: asyncio.Event) -> N
     async with open_store(own.directory_dsn, own.zone) as store:
         revision = await store.adopt(topology)
         mirror = await open_mirror(store, meter)
-        service = RouterService(store, mirror, signer, meter, SystemClock(), secrets.token_bytes)
+        clock = SystemClock()
+        cells = GrpcCells(lambda name: mirror.table.cells.get(name), signer, clock)
+        moves = Executor(Wiring(store, cells, clock, meter, log, mirror.refresh, lambda name: mirror.table.tenants.get(name)))
+        service = RouterService(store, mirror, signer, meter, clock, secrets.token_bytes, moves.progress)
 
         def status() -> dict[str, object]:
             return {"role": "directory", "zone": own.zone, "revision": mirror.table.revision, "tenants": len(mirror.table.tenants)}
 
         async with probes.serving(probes.application(lambda: health.problems, status, meter.exposition), *config.address(own.http_address)):
-            following = asyncio.create_task(mirror.follow(stop))
+            following = asyncio.create_task(_all(mirror.follow(stop), moves.run(stop)))
             server = await api.serve(service, tokens, meter, own.grpc_address)
             health.set("start", None)
             log.info("serving", bind=own.grpc_address, revision=revision, tenants=len(mirror.table.tenants))
@@ -57,6 +63,7 @@ async def run_directory(own: config.DirectorySettings, stop: asyncio.Event) -> N
             health.set("drain", "stopping")
             await server.drain(DRAIN_SECONDS)
             await following
+            await cells.close()
     log.info("drained")
 
 
@@ -93,6 +100,13 @@ async def run_agent(own: config.AgentSettings, stop: asyncio.Event) -> None:
         await following
         await server.stop(0)  # Envoy goes on with what it has
     log.info("drained")
+
+
+async def _all(*tasks: Coroutine[None, None, None]) -> None:
+    """Until the first of them fails, or all have ended."""
+    async with asyncio.TaskGroup() as group:
+        for task in tasks:
+            group.create_task(task)
 
 
 async def _until(stop: asyncio.Event, task: asyncio.Task[None]) -> None:

@@ -25,9 +25,9 @@ Value = TypeVar("Value")
 @dataclass(frozen=True, slots=True)
 class DirectorySettings:
     """DATAFLOW_ZONE, DATAFLOW_GRPC_ADDRESS (gRPC), DATAFLOW_DIRECTORY_DSN (postgres://, its role owns the database),
-    DATAFLOW_CELLS_FILE (JSON list of {cell, region, grpc_address, http_address, weight = 1, capacity = 25,000, peer}),
-    DATAFLOW_ZONES_FILE (JSON object
-    from each zone to its public URL), DATAFLOW_SIGNING_KEY_FILE (Ed25519 private key, 32 bytes in hex),
+    DATAFLOW_CELLS_FILE (JSON list of {cell, region, grpc_address, http_address, storage_address = grpc_address, weight = 1,
+    capacity = 25,000, peer}), DATAFLOW_ZONES_FILE (JSON object from each zone to its public URL), DATAFLOW_SIGNING_KEY_FILE
+    (Ed25519 private key, 32 bytes in hex),
     DATAFLOW_OPERATOR_TOKEN_FILE, DATAFLOW_FOLLOWER_TOKEN_FILE (text, 16 characters or more), DATAFLOW_PRINCIPALS_FILE (JSON list of
     {name, role: operator | viewer, token}; default nobody else), DATAFLOW_HTTP_ADDRESS (/healthz,
     /readyz, /status, /metrics), DATAFLOW_LOG_LEVEL (default info).
@@ -145,13 +145,13 @@ class _Cell(msgspec.Struct, forbid_unknown_fields=True):
     weight: float = 1.0
     capacity: float = CELL_EVENTS_PER_SECOND_MAX
     peer: str = ""
+    storage_address: str = ""
 
     def endpoint(self) -> CellEndpoint:
         """Typed."""
         addresses = (self.grpc_address, self.http_address)
-        return CellEndpoint(
-            CellId(self.cell), RegionName(self.region), *addresses, self.weight, self.capacity, CellId(self.peer) if self.peer else None
-        )
+        peer = CellId(self.peer) if self.peer else None
+        return CellEndpoint(CellId(self.cell), RegionName(self.region), *addresses, self.weight, self.capacity, peer, self.storage_address)
 
 
 class _Principal(msgspec.Struct, forbid_unknown_fields=True):

@@ -95,7 +95,43 @@ EDGE_XDS_SENT: Final = Metric(
     ("type",),
 )
 
-DIRECTORY: Final = (DIRECTORY_REVISION, DIRECTORY_CALLS, DIRECTORY_WATCHERS, DIRECTORY_UPDATES)
+MOVES: Final = Metric(
+    "dataflow_moves_running",
+    "gauge",
+    "moves of tenants that are under way, those included that can still be rolled back",
+    "not falling for long: see `dataflow moves list` for what each waits for",
+)
+MOVE_TURNS: Final = Metric(
+    "dataflow_move_turns_total",
+    "counter",
+    "turns that moves took (router/evacuation/states.py)",
+    "unfence rising: sources do not drain in time, tenants were refused in vain",
+    ("turn",),
+)
+MOVE_FAILURES: Final = Metric(
+    "dataflow_move_failures_total",
+    "counter",
+    "steps of moves that failed and are tried again, by reason",
+    "COPY_DIFFERS pages: a copy is not what its home keeps, the move stands still; else the reason names what cannot be reached",
+    ("reason",),
+)
+MOVE_PAUSE_SECONDS: Final = Metric(
+    "dataflow_move_pause_seconds",
+    "histogram",
+    "for how long a move had a tenant's writes refused",
+    "above 1 s: the source's processing is behind, or the tenant has very many profiles",
+)
+
+DIRECTORY: Final = (
+    DIRECTORY_REVISION,
+    DIRECTORY_CALLS,
+    DIRECTORY_WATCHERS,
+    DIRECTORY_UPDATES,
+    MOVES,
+    MOVE_TURNS,
+    MOVE_FAILURES,
+    MOVE_PAUSE_SECONDS,
+)
 AGENT: Final = (
     EDGE_REVISION,
     EDGE_TAKEN_REVISION,

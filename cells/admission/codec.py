@@ -45,6 +45,7 @@ def _tenant(message: routing_pb2.Tenant) -> Tenant:
             *(Credential(KeyHash(key.hash), "rk", SourceId(""), key.revoked) for key in message.read_keys),
         ),
         slugs=tuple((source.slug, SourceId(source.name)) for source in message.sources),
+        fenced=message.fenced,
     )
 
 

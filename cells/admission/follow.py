@@ -44,6 +44,15 @@ class Follower:
         self._meter = meter
         self._jitter = jitter
 
+    @property
+    def on_disk(self) -> bool:
+        """Whether the next boot finds the current table."""
+        return self._shelf.trouble is None
+
+    def verify(self, signed: Signed) -> bool:
+        """Whether the directory signed this."""
+        return self._shelf.verify(signed)
+
     def boot(self) -> bool:
         """Loads the journal; whether there was anything in it."""
         for signed in self._shelf.load():

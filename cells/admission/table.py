@@ -12,7 +12,8 @@ from kernel.limits import Plan
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """One tenant's placement and plan. `credentials` and `slugs` are what leads to it."""
+    """One tenant's placement and plan. `credentials` and `slugs` are what leads to it. While it is `fenced` nobody takes its writes: it is
+    about to live in another cell."""
 
     name: TenantId
     cell: CellId
@@ -22,6 +23,7 @@ class Tenant:
     dedicated: bool = False
     credentials: tuple[Credential, ...] = ()
     slugs: tuple[tuple[str, SourceId], ...] = ()
+    fenced: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,13 @@ message id. Verdicts are for permanent rejections only.
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict, defaultdict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
+from cells.admission.table import Tenant
 from cells.eventlog import codec
 from cells.eventlog.envelope import Body, Envelope
 from cells.eventlog.log import EventLog, Record, partition_of
@@ -32,6 +33,7 @@ from kernel.ids import CellId, TenantId
 from kernel.metrics import Meter
 
 _BUCKETS_MAX: Final = 50_000
+_QUIET_SECONDS: Final = 0.002
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,9 @@ class Batch:
 
 
 class Acceptor:
-    """Shared by the shells of one process. `pace` is that of its own applies; without one it bears anything."""
+    """Shared by the shells of one process. `pace` is that of its own applies; without one it bears anything. `current` is what the cell
+    knows of a tenant now, which may be newer than what a sender was authenticated by: a body takes its time. Without it the sender's
+    word stands."""
 
     def __init__(
         self,
@@ -57,6 +61,7 @@ class Acceptor:
         spans: Spans = OFF,
         pace: Pace | None = None,
         encode: Callable[[Body], bytes] = codec.encode,
+        current: Callable[[TenantId], Tenant | None] = lambda _: None,
     ) -> None:
         self._cell = cell
         self._log = log
@@ -68,9 +73,10 @@ class Acceptor:
         self._turns = Turns(clock)
         self._pace = pace or Pace(clock)
         self._encode = encode
+        self._current = current
         self._bearable: quota.Bucket | None = None
         self._buckets: OrderedDict[TenantId, quota.Bucket] = OrderedDict()
-        self._busy = 0
+        self._busy: Counter[TenantId] = Counter()
         self._idle = asyncio.Event()
         self._idle.set()
         self.draining = False
@@ -96,7 +102,7 @@ class Acceptor:
         self._check_door(sender, stamp)
         if len(batch.items) > tenant.plan.batch_events_max:
             raise Failure(Reason.TOO_MANY_EVENTS, f"{len(batch.items)} events, at most {tenant.plan.batch_events_max}")
-        with self._working():
+        with self._working(tenant.name):
             self._take(sender, len(batch.items))
             admitted = await self._admit(batch.items)
             if admitted.accepted:
@@ -118,9 +124,19 @@ class Acceptor:
         except TimeoutError:
             return
 
+    async def wait_until_quiet(self, tenant: TenantId, deadline: float) -> None:
+        """Returns once no request of the tenant is between the door and the end of its append. Raises Failure(MOVED) at `deadline`."""
+        while self._busy[tenant]:
+            if self._clock.monotonic() >= deadline:
+                raise Failure(Reason.MOVED, "writes from before the fence are still on their way to the log", retry_after_seconds=1)
+            await self._clock.sleep(_QUIET_SECONDS)
+
     def _check_door(self, sender: Sender, stamp: Stamp | None) -> None:
-        """Door 1. Without a stamp (a client inside the cell's own network) the cell's own word stands."""
-        tenant = sender.tenant
+        """Door 1. Without a stamp (a client inside the cell's own network) the cell's own word stands. From here to the count of who is
+        busy nothing is awaited: a fence that this did not see waits for the request."""
+        tenant = self._current(sender.tenant.name) or sender.tenant
+        if tenant.fenced:
+            raise Failure(Reason.MOVED, f"it is about to, from epoch {tenant.epoch} on", retry_after_seconds=1)
         said = stamp or Stamp(tenant.name, tenant.cell, tenant.epoch)
         if said.tenant != tenant.name or not door_one(said, self._cell, tenant.epoch) or tenant.cell != self._cell:
             raise Failure(Reason.MOVED, f"epoch {tenant.epoch}", retry_after_seconds=1)
@@ -213,13 +229,15 @@ class Acceptor:
             self._meter.add(metrics.EVENTS_REJECTED, tenant=tenant, reason=rejected.reason.name)
 
     @contextmanager
-    def _working(self) -> Iterator[None]:
-        self._busy += 1
+    def _working(self, tenant: TenantId) -> Iterator[None]:
+        self._busy[tenant] += 1
         self._idle.clear()
         try:
             yield
         finally:
-            self._busy -= 1
+            self._busy[tenant] -= 1
+            if not self._busy[tenant]:
+                del self._busy[tenant]
             if not self._busy:
                 self._idle.set()
 

@@ -80,7 +80,8 @@ class Copies(Protocol):
         ...
 
     async def mark(self, tenant: TenantId, epoch: Epoch) -> Cursor:
-        """The cursor of one who has everything that is applied now."""
+        """The cursor of one who has everything that is applied now. Who will own the tenant next may be asked before it does: at its
+        present epoch, whoever that one is."""
         ...
 
     async def begin(self, tenant: TenantId, origin: CellId, move: str, cursor: Cursor | None, dedicated: bool) -> Copy:

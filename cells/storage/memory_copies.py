@@ -37,7 +37,10 @@ class MemoryCopies:
 
     async def mark(self, tenant: TenantId, epoch: Epoch) -> Cursor:
         """See the port."""
-        self._check(tenant, "owner", epoch)
+        self._store.reached()
+        found = self._store.ownership(tenant)
+        if found is None or found.epoch != epoch:
+            raise Failure(Reason.MOVED, "the cell is at another epoch")
         return await export.end(_Source(self._store.kept(tenant), self._store.reached(), self._cell))
 
     async def begin(self, tenant: TenantId, origin: CellId, move: str, cursor: Cursor | None, dedicated: bool) -> Copy:

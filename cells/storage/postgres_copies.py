@@ -62,7 +62,8 @@ class PostgresCopies:
     async def mark(self, tenant: TenantId, epoch: Epoch) -> Cursor:
         """See the port."""
         async with self._snapshot(tenant) as source:
-            source.check_owner(epoch)
+            if source.state.epoch != epoch:
+                raise Failure(Reason.MOVED, f"the cell is at epoch {source.state.epoch}", retry_after_seconds=1)
             return await export.end(source)
 
     async def begin(self, tenant: TenantId, origin: CellId, move: str, cursor: Cursor | None, dedicated: bool) -> Copy:

@@ -10,7 +10,8 @@ from google.protobuf.json_format import MessageToJson
 from rich.table import Table
 from rich.text import Text
 
-from cli.commands.options import console, output_option, run, running, state_option
+from cli.commands.moves import json_of, sure, table_of, wait_until_switched
+from cli.commands.options import console, intent_options, output_option, run, running, state_option
 from cli.errors import Unable
 from dataflow.routing.v1 import routing_pb2 as pb
 from kernel.chain import Link, verify
@@ -21,7 +22,7 @@ _MICROS = 1_000_000
 
 @click.group()
 def cells() -> None:
-    """Look at cells: what they were tested for, what is taken, how much room there is."""
+    """Look at cells: what they were tested for, what is taken, how much room there is. And empty them."""
 
 
 @click.group()
@@ -51,6 +52,39 @@ def list_cells(output: str, state: Path) -> None:
             console().print(table)
 
     run(show)
+
+
+@cells.command("evacuate")
+@click.argument("cell")
+@click.option("--reason", required=True, help="Why, for whoever comes next.")
+@click.option("--keep", "keep_seconds", type=click.IntRange(0), default=None, help="Seconds in which each can be rolled back; an hour.")
+@click.option("--yes", is_flag=True, help="Do not ask whether it is meant.")
+@click.option("--wait", is_flag=True, help="Show how far they are until all have left.")
+@intent_options
+@output_option
+@state_option
+def evacuate_cell(
+    cell: str, reason: str, keep_seconds: int | None, yes: bool, wait: bool, intent: pb.Intent, output: str, state: Path
+) -> None:
+    """Move every tenant out of CELL, a few at a time. The plan is shown first."""
+    access = running(state)
+
+    async def empty() -> None:
+        async with access.directory(access.zone_of_cell(cell)) as directory:
+            plan = await directory.evacuate_cell(cell, reason, keep_seconds, pb.Intent(dry_run=True))
+            if output != "json":
+                console().print(table_of(plan))
+            if not plan or intent.dry_run:
+                what = "nothing was changed" if plan else f"no tenant lives in {cell} that is not on its way out already"
+                click.echo("\n".join(map(json_of, plan)) if output == "json" else what)
+                return
+            sure(yes, f"{len(plan)} tenants leave {cell}")
+            started = await directory.evacuate_cell(cell, reason, keep_seconds, intent)
+            if wait:
+                await wait_until_switched(directory, [one.tenant for one in started])
+        click.echo("\n".join(map(json_of, started)) if output == "json" else f"{len(started)} moves were started")
+
+    run(empty)
 
 
 @audit.command("list")

@@ -51,6 +51,13 @@ class Access:
             raise Unable(f"there is no residency zone {name}", f"there are {', '.join(self.zones())}")
         return ZoneName(name)
 
+    def zone_of_cell(self, cell: str) -> ZoneName:
+        """The residency zone that a cell lies in. Raises Unable."""
+        found = self.layout.fleet.cells.get(CellId(cell))
+        if found is not None:
+            return found.zone
+        raise Unable(f"there is no cell {cell}", "`dataflow cells list` shows all")
+
     def postgres(self, owner: str) -> Postgres:
         """The server of a cell, or of a zone's directory when `owner` is a zone. Its `dsn()` is the superuser's."""
         for place in self.layout.places():

@@ -6,7 +6,9 @@ import base64
 import hashlib
 import math
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import asdict
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Protocol
 
 import grpc
@@ -23,6 +25,10 @@ from kernel.metrics import Meter
 from router import metrics
 from router.api.mirror import Mirror
 from router.api.tokens import caller
+from router.evacuation.execute import Progress
+from router.evacuation.plan import evacuate
+from router.evacuation.states import Turn
+from router.evacuation.steps import PauseMove, StartMove, TurnMove
 from router.placement import codec
 from router.placement.capacity import loads_of, room
 from router.placement.decide import Refused, decide
@@ -39,11 +45,17 @@ from router.placement.steps import (
     Suspend,
 )
 from router.placement.store import AUDIT_ENTRIES_MAX, REPLAY_CHANGES_MAX, Done, Intent, Store
-from router.placement.table import Credential, Pin, Source, Table, Tenant, Update
+from router.placement.table import UNDER_WAY, Credential, Pin, Source, Table, Tenant, Update
 
 SLUG_BYTES: Final = 10
 _SIGNED_KEPT: Final = 64
 _HASH_CHARS: Final = 64
+_ID_BYTES: Final = 6
+_TURNS: Final[Mapping[int, Turn]] = {
+    pb.MOVE_CHANGE_ABORT: "abort",
+    pb.MOVE_CHANGE_FINISH: "finish",
+    pb.MOVE_CHANGE_ROLL_BACK: "roll back",
+}
 
 
 class Signs(Protocol):
@@ -75,15 +87,25 @@ class _Signed(NamedTuple):
 
 
 class RouterService(routing_pb2_grpc.RouterServiceServicer):
-    """The directory of one zone. `entropy(n)` gives n random bytes."""
+    """The directory of one zone. `entropy(n)` gives n random bytes; `progress` is that of the moves which this process makes."""
 
-    def __init__(self, store: Store, mirror: Mirror, signer: Signs, meter: Meter, clock: Clock, entropy: Callable[[int], bytes]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        mirror: Mirror,
+        signer: Signs,
+        meter: Meter,
+        clock: Clock,
+        entropy: Callable[[int], bytes],
+        progress: Mapping[TenantId, Progress] = MappingProxyType({}),
+    ) -> None:
         self._store = store
         self._clock = clock
         self._mirror = mirror
         self._signer = signer
         self._meter = meter
         self._entropy = entropy
+        self._progress = progress
         self._watchers = 0
         self._signed: OrderedDict[tuple[int, int], pb.SignedUpdate] = OrderedDict()
 
@@ -167,6 +189,48 @@ class RouterService(routing_pb2_grpc.RouterServiceServicer):
             raise Failure(outcome.reason)
         return pb.ResolveResponse(cell=outcome.cell, epoch=outcome.epoch, revision=outcome.revision)
 
+    async def StartMove(self, request: pb.StartMoveRequest, context: Any) -> pb.Tenant:
+        """See the proto; and UNKNOWN_TENANT, TENANT_MOVING, TENANT_PINNED, UNKNOWN_CELL, CELL_FULL, ZONE_EXHAUSTED, INVALID_FIELD."""
+        keep = _keep(request.keep_seconds if request.HasField("keep_seconds") else None)
+        target = CellId(request.target) if request.target else None
+        subject, reason = TenantId(_name(request.tenant)), _reason("reason", request.reason)
+        step = StartMove(subject, self._fresh("move"), target, reason, self._clock.now(), keep)
+        return codec.tenant_message((await self._change(step, request)).tenant)
+
+    async def ListMoves(self, request: pb.ListMovesRequest, context: Any) -> pb.ListMovesResponse:
+        """See the proto."""
+        table = await self._mirror.refresh()
+        moved = (table.tenants[name] for name in sorted(table.tenants))
+        shown = [self._moving(t) for t in moved if t.move is not None and (request.ended or t.move.state in UNDER_WAY)]
+        return pb.ListMovesResponse(moves=shown)
+
+    async def ChangeMove(self, request: pb.ChangeMoveRequest, context: Any) -> pb.Tenant:
+        """See the proto; and UNKNOWN_TENANT, NOT_MOVING, MOVE_NOT_NOW."""
+        name, why = TenantId(_name(request.tenant)), _reason("reason", request.reason)
+        move = (await self._store.tenant(name)).move
+        if move is None:
+            raise Failure(Reason.NOT_MOVING, name)
+        if request.change in (pb.MOVE_CHANGE_PAUSE, pb.MOVE_CHANGE_RESUME):
+            step: Step = PauseMove(name, move.id, request.change == pb.MOVE_CHANGE_PAUSE, why)
+        elif (turn := _TURNS.get(request.change)) is not None:
+            step = TurnMove(name, move.id, turn, self._clock.now(), remark=why)
+        else:
+            raise Failure(Reason.INVALID_FIELD, "change: pause, resume, abort, finish or roll back")
+        return codec.tenant_message((await self._change(step, request)).tenant)
+
+    async def EvacuateCell(self, request: pb.EvacuateCellRequest, context: Any) -> pb.EvacuateCellResponse:
+        """See the proto; and what `router.evacuation.plan` refuses. The plan is made whole; each of its moves is checked again when it is
+        started, and one that cannot be any more is left out."""
+        why, keep = _reason("reason", request.reason), _keep(request.keep_seconds if request.HasField("keep_seconds") else None)
+        plan = evacuate(await self._mirror.refresh(), CellId(request.cell))
+        name, shown = request.intent.request_id or self._fresh("evacuation"), []
+        for planned in plan.moves:
+            step = StartMove(planned.tenant, self._fresh("move"), planned.target, why, self._clock.now(), keep, name)
+            intent = Intent(caller.get(), self._clock.now(), dry_run=request.intent.dry_run)
+            shown.append(self._moving((await self._store.change(step, intent)).tenant))
+        await self._mirror.refresh()
+        return pb.EvacuateCellResponse(moves=shown)
+
     async def ListCells(self, request: pb.ListCellsRequest, context: Any) -> pb.ListCellsResponse:
         """See the proto."""
         table = await self._mirror.refresh()
@@ -207,6 +271,17 @@ class RouterService(routing_pb2_grpc.RouterServiceServicer):
                 table = await self._mirror.wait_until_beyond(at)
         finally:
             self._watching(-1)
+
+    def _moving(self, tenant: Tenant) -> pb.MovingTenant:
+        message = pb.MovingTenant(tenant=tenant.name)
+        if tenant.move is not None:
+            message.move.CopyFrom(codec.move_message(tenant.move))
+        if (progress := self._progress.get(tenant.name)) is not None:
+            message.progress.CopyFrom(pb.MoveProgress(**asdict(progress)))
+        return message
+
+    def _fresh(self, kind: str) -> str:
+        return f"{kind}-{self._entropy(_ID_BYTES).hex()}"
 
     async def _steps(self, at: int, table: Table) -> list[_Signed]:
         """What leads a watcher on from `at`: its next changes, or one whole update when these cannot be replayed."""
@@ -292,6 +367,18 @@ def _pin(message: pb.Pin) -> Pin:
     if not message.reason or len(message.reason) > limits.PIN_REASON_CHARS_MAX:
         raise Failure(Reason.INVALID_FIELD, f"pin.reason: 1 to {limits.PIN_REASON_CHARS_MAX} characters say why")
     return codec.parse_pin(message)
+
+
+def _reason(field: str, text: str) -> str:
+    if not text or len(text) > limits.MOVE_REASON_CHARS_MAX or not text.isprintable():
+        raise Failure(Reason.INVALID_FIELD, f"{field}: 1 to {limits.MOVE_REASON_CHARS_MAX} printable characters say why")
+    return text
+
+
+def _keep(seconds: int | None) -> int:
+    if seconds is not None and seconds > limits.MOVE_KEEP_SECONDS_MAX:
+        raise Failure(Reason.INVALID_FIELD, f"keep_seconds: at most {limits.MOVE_KEEP_SECONDS_MAX}")
+    return limits.MOVE_KEEP_SECONDS if seconds is None else seconds
 
 
 def _source(tenant: Tenant, name: SourceId) -> pb.Source:

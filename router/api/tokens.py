@@ -15,7 +15,7 @@ OPERATOR: Final = "operator"
 FOLLOWER: Final = "follower"
 _SCHEME: Final = "bearer "
 _WATCHING: Final = frozenset({"Watch"})
-_READING: Final = frozenset({"GetTenant", "ListTenants", "ListCells", "ListAudit", "Resolve"})
+_READING: Final = frozenset({"GetTenant", "ListTenants", "ListCells", "ListAudit", "ListMoves", "Resolve"})
 
 caller: ContextVar[str] = ContextVar("caller")
 """The principal whose call is worked on."""

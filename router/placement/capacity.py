@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Final, NewType
 
 from kernel.ids import CellId
-from router.placement.table import CellEndpoint, Tenant
+from router.placement.table import BEFORE_SWITCH, CellEndpoint, Tenant
 
 Loads = NewType("Loads", Mapping[CellId, float])
 """Events per second that the tenants of each cell are expected to send; a cell without tenants may be missing."""
@@ -18,10 +18,12 @@ NOTHING: Final = Loads({})
 
 
 def loads_of(tenants: Iterable[Tenant]) -> Loads:
-    """What these tenants take, by home. A suspended one keeps its place."""
+    """What these tenants take, by home, and where they are on their way to. A suspended one keeps its place."""
     found: dict[CellId, float] = {}
     for tenant in tenants:
         found[tenant.cell] = found.get(tenant.cell, 0.0) + tenant.demand
+        if tenant.move is not None and tenant.move.state in BEFORE_SWITCH:
+            found[tenant.move.target] = found.get(tenant.move.target, 0.0) + tenant.demand
     return Loads(found)
 
 

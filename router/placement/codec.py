@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from google.protobuf.message import DecodeError
 
 from dataflow.routing.v1 import routing_pb2 as pb
@@ -12,7 +14,7 @@ from kernel.errors import Failure, Reason
 from kernel.ids import CellId, KeyHash, RegionName, SourceId, TenantId, ZoneName
 from kernel.limits import Plan
 from router.placement.store import Deed
-from router.placement.table import CellEndpoint, Credential, Pin, Source, Tenant, Topology, Update
+from router.placement.table import CellEndpoint, Credential, Move, Pin, Source, Tenant, Topology, Update
 
 
 def update_bytes(update: Update) -> bytes:
@@ -49,6 +51,8 @@ def tenant_message(tenant: Tenant) -> pb.Tenant:
     """The tenant as it is told to operators."""
     message = followed_message(tenant)
     message.demand, message.revision = tenant.demand, tenant.since
+    if tenant.move is not None:
+        message.move.CopyFrom(move_message(tenant.move))
     if tenant.pinned is not None:
         message.pin.CopyFrom(pb.Pin(cell=tenant.pinned.cell, reason=tenant.pinned.reason, expires_at=tenant.pinned.expires_at or 0))
     return message
@@ -66,7 +70,13 @@ def followed_message(tenant: Tenant) -> pb.Tenant:
         dedicated_schema=tenant.dedicated_schema,
         sources=[source_message(s) for s in tenant.sources],
         read_keys=[pb.Credential(hash=k.hash, revoked=k.revoked) for k in tenant.read_keys],
+        fenced=tenant.fenced,
     )
+
+
+def move_message(move: Move) -> pb.Move:
+    """A move as it is told to operators."""
+    return pb.Move(**asdict(move))
 
 
 def source_message(source: Source) -> pb.Source:
@@ -123,4 +133,5 @@ def _tenant(message: pb.Tenant) -> Tenant:
             Source(SourceId(s.name), s.slug, tuple(Credential(KeyHash(k.hash), k.revoked) for k in s.write_keys)) for s in message.sources
         ),
         read_keys=tuple(Credential(KeyHash(k.hash), k.revoked) for k in message.read_keys),
+        fenced=message.fenced,
     )

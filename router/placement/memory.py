@@ -15,7 +15,7 @@ from kernel.ids import TenantId, ZoneName
 from router.placement.capacity import loads_of
 from router.placement.steps import RevokeKey, Step, View, credentials
 from router.placement.store import AUDIT_ENTRIES_MAX, CHANGES_KEPT, REPLAY_CHANGES_MAX, Change, Deed, Done, Intent, answered, deed_of
-from router.placement.table import Table, Tenant, Topology
+from router.placement.table import UNDER_WAY, Table, Tenant, Topology
 
 
 class _Answer(NamedTuple):
@@ -63,6 +63,11 @@ class MemoryStore:
         if name not in self._tenants:
             raise Failure(Reason.UNKNOWN_TENANT, name)
         return self._tenants[name]
+
+    async def moving(self) -> Sequence[Tenant]:
+        """See the port."""
+        found = [(t.move.started_at, t.name, t) for t in self._tenants.values() if t.move is not None and t.move.state in UNDER_WAY]
+        return [tenant for _, _, tenant in sorted(found)]
 
     async def change(self, step: Step, intent: Intent) -> Done:
         """See the port."""

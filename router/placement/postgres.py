@@ -22,7 +22,7 @@ from kernel.queries import parse
 from router.placement.capacity import NOTHING, Loads
 from router.placement.steps import RevokeKey, Step, View, credentials
 from router.placement.store import AUDIT_ENTRIES_MAX, CHANGES_KEPT, REPLAY_CHANGES_MAX, Change, Deed, Done, Intent, answered, deed_of
-from router.placement.table import Credential, Pin, Source, Table, Tenant, Topology
+from router.placement.table import BEFORE_SWITCH, UNDER_WAY, Credential, Move, Pin, Source, Table, Tenant, Topology
 
 _FOLDER: Final = Path(__file__).parent / "sql"
 _SQL: Final = {query.name: query.text for query in parse((_FOLDER / "queries.sql").read_text()).values()}
@@ -107,6 +107,12 @@ class PostgresStore:
         async with self._reading() as connection:
             return await self._tenant(connection, name)
 
+    async def moving(self) -> Sequence[Tenant]:
+        """See the port."""
+        async with self._reading() as connection:
+            names = [row["name"] for row in await connection.fetch(_SQL["moving"], self._zone, sorted(UNDER_WAY))]
+            return [await self._tenant(connection, name) for name in names]
+
     async def change(self, step: Step, intent: Intent) -> Done:
         """See the port."""
         with _failures():
@@ -183,7 +189,7 @@ class PostgresStore:
         return found[0] if found else None
 
     async def _others(self, connection: Any, held: Tenant | None) -> Loads:
-        rows = await connection.fetch(_SQL["loads"], self._zone, None if held is None else held.name)
+        rows = await connection.fetch(_SQL["loads"], self._zone, None if held is None else held.name, sorted(BEFORE_SWITCH))
         return Loads({CellId(row["cell"]): row["demand"] for row in rows})
 
     async def _write(self, connection: Any, held: Tenant | None, after: Tenant) -> None:
@@ -201,6 +207,8 @@ class PostgresStore:
             after.demand,
             *((None, "", None) if pin is None else (pin.cell, pin.reason, pin.expires_at)),
             after.since,
+            after.fenced,
+            None if after.move is None else msgspec.json.encode(after.move).decode(),
         )
         had = set() if held is None else {source.name for source in held.sources}
         for source in after.sources:
@@ -265,6 +273,8 @@ def _tenant_of(zone: ZoneName, row: Any, sources: Iterable[Source], read_keys: I
         demand=row["demand"],
         pinned=None if row["pin"] is None else Pin(CellId(row["pin"]), row["pin_reason"], row["pin_expires_at"]),
         since=row["revision"],
+        fenced=row["fenced"],
+        move=None if row["move"] is None else msgspec.json.decode(row["move"], type=Move),
     )
 
 

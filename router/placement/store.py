@@ -112,6 +112,10 @@ class Store(Protocol):
         """One tenant. Raises Failure(UNKNOWN_TENANT)."""
         ...
 
+    async def moving(self) -> Sequence[Tenant]:
+        """The tenants whose move is under way, in the order in which these began."""
+        ...
+
     async def change(self, step: Step, intent: Intent) -> Done:
         """Takes a step. One that asks for what is so already is no change and raises no revision.
 

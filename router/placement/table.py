@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Final, Literal
 
 from kernel import placement_rules
 from kernel.clock import Micros
@@ -38,10 +39,37 @@ class Pin:
     expires_at: Micros | None = None
 
 
+MoveState = Literal["registered", "copying", "fenced", "switched", "erasing", "settled", "aborting", "aborted"]
+UNDER_WAY: Final[frozenset[MoveState]] = frozenset({"registered", "copying", "fenced", "switched", "erasing", "aborting"})
+BEFORE_SWITCH: Final[frozenset[MoveState]] = frozenset({"registered", "copying", "fenced"})
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A tenant on its way from `source` to `target`. What each state means and what follows it: `router.evacuation.states`.
+
+    `changed_at` is when the state changed last. For `keep_seconds` after the switch the source is kept up to date, so that the move can be
+    rolled back. A `paused` one stands still; `remark` is what was said last: why somebody changed it, or what went wrong. `evacuation` names the plan that it belongs to.
+    """
+
+    id: str
+    source: CellId
+    target: CellId
+    state: MoveState
+    reason: str
+    started_at: Micros
+    changed_at: Micros
+    keep_seconds: int
+    paused: bool = False
+    remark: str = ""
+    evacuation: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """A tenant and its home. `demand` is what it is expected to send, in events per second; `pinned` is the operator's override and `since`
-    the revision of its last change. Followers are told none of the three."""
+    """A tenant and its home. While it is `fenced` its home takes no write of it. `demand` is what it is expected to send, in events per
+    second; `pinned` is the operator's override, `move` the present move or the last one, and `since` the revision of its last change.
+    Followers are told none of these four."""
 
     name: TenantId
     zone: ZoneName
@@ -55,12 +83,15 @@ class Tenant:
     demand: float = DEMAND_EVENTS_PER_SECOND
     pinned: Pin | None = None
     since: int = 0
+    fenced: bool = False
+    move: Move | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class CellEndpoint:
     """Where a cell of the zone listens (`host:port`). The rest matters to the directory alone: `weight`, its share of new tenants;
-    `capacity`, the events per second that it was tested for; and `peer`, the cell that stands by for it."""
+    `capacity`, the events per second that it was tested for; `peer`, the cell that stands by for it; and `storage_address`, where its
+    storage role listens (gRPC) when that is a process of its own."""
 
     cell: CellId
     region: RegionName
@@ -69,6 +100,7 @@ class CellEndpoint:
     weight: float = 1.0
     capacity: float = CELL_EVENTS_PER_SECOND_MAX
     peer: CellId | None = None
+    storage_address: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +168,7 @@ def empty(zone: ZoneName) -> Table:
 
 def _kept(held: Tenant | None, told: Tenant, revision: int) -> Tenant:
     """An unchanged tenant keeps its `since`, so that a whole update that says nothing new changes nothing."""
-    if held is not None and replace(told, since=held.since, pinned=held.pinned, demand=held.demand) == held:
+    if held is not None and replace(told, since=held.since, pinned=held.pinned, demand=held.demand, move=held.move) == held:
         return held
     return replace(told, since=told.since or revision)
 

@@ -23,6 +23,8 @@ PLACES: Final[tuple[tuple[str, Place], ...]] = (
     ("*/log.py", "port"),
     ("*/store.py", "port"),
     ("cells/storage/audit.py", "port"),
+    ("cells/storage/copies.py", "port"),
+    ("router/evacuation/cells.py", "port"),
     ("router/agent/feed.py", "port"),
     ("*/memory*.py", "memory"),
     ("*/postgres*.py", "driver"),
@@ -50,6 +52,8 @@ PLACES: Final[tuple[tuple[str, Place], ...]] = (
     ("cells/processing/partition.py", "shell"),
     ("cells/processing/locate.py", "shell"),
     ("cells/storage/ask.py", "shell"),
+    ("cells/storage/export.py", "shell"),
+    ("router/evacuation/execute.py", "shell"),
     ("cells/storage/auditor.py", "shell"),
 )
 

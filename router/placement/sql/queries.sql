@@ -50,8 +50,8 @@ UPDATE placement.zone SET topology = $2 WHERE name = $1
 
 -- name: tenants
 -- All tenants of the zone, or one.
-SELECT name, cell, epoch, suspended, plan, dedicated_schema, demand, pin, pin_reason, pin_expires_at, revision FROM placement.tenant
-WHERE zone = $1 AND ($2::text IS NULL OR name = $2) ORDER BY name
+SELECT name, cell, epoch, suspended, plan, dedicated_schema, demand, pin, pin_reason, pin_expires_at, revision, fenced, move
+FROM placement.tenant WHERE zone = $1 AND ($2::text IS NULL OR name = $2) ORDER BY name
 
 -- name: sources
 -- The sources of all tenants, or of one, in the order of their making.
@@ -64,14 +64,23 @@ SELECT tenant, source, hash, revoked FROM placement.credential WHERE zone = $1 A
 -- name: put_tenant
 -- A tenant without its sources and keys, whether it is new or not.
 INSERT INTO placement.tenant
-    (zone, name, cell, epoch, suspended, plan, dedicated_schema, demand, pin, pin_reason, pin_expires_at, revision)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+    (zone, name, cell, epoch, suspended, plan, dedicated_schema, demand, pin, pin_reason, pin_expires_at, revision, fenced, move)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
 ON CONFLICT (zone, name) DO UPDATE SET cell = $3, epoch = $4, suspended = $5, plan = $6, dedicated_schema = $7, demand = $8,
-    pin = $9, pin_reason = $10, pin_expires_at = $11, revision = $12
+    pin = $9, pin_reason = $10, pin_expires_at = $11, revision = $12, fenced = $13, move = $14
 
 -- name: loads
--- What the tenants of each cell are expected to send, one of them left out.
-SELECT cell, sum(demand) AS demand FROM placement.tenant WHERE zone = $1 AND ($2::text IS NULL OR name <> $2) GROUP BY cell
+-- What the tenants of each cell, and those on their way to it, are expected to send, one of them left out: (zone, tenant, states).
+SELECT cell, sum(demand) AS demand FROM (
+    SELECT cell, demand, name FROM placement.tenant WHERE zone = $1
+    UNION ALL
+    SELECT move ->> 'target', demand, name FROM placement.tenant WHERE zone = $1 AND move ->> 'state' = ANY ($3::text[])
+) AS taken WHERE $2::text IS NULL OR name <> $2 GROUP BY cell
+
+-- name: moving
+-- The tenants whose move is in one of these states, in the order in which they began.
+SELECT name FROM placement.tenant WHERE zone = $1 AND move IS NOT NULL AND move ->> 'state' = ANY ($2::text[])
+ORDER BY (move ->> 'started_at')::bigint, name
 
 -- name: add_source
 -- A source without keys.

@@ -26,12 +26,17 @@ class EndsRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    TENANT_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """The tenant that the order is about."""
     def __init__(
         self,
+        *,
+        tenant: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -143,7 +148,7 @@ Global___ExportRequest: _TypeAlias = ExportRequest  # noqa: Y015
 
 @_typing.final
 class ExportResponse(_message.Message):
-    """A part."""
+    """A part, in pieces: what is not the chunk stands in the first of them."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -194,7 +199,7 @@ class ExportResponse(_message.Message):
     MORE_FIELD_NUMBER: _builtins.int
     EVENTS_FIELD_NUMBER: _builtins.int
     chunk: _builtins.bytes
-    """MessagePack, see cells/storage/chunk.py."""
+    """A piece of MessagePack, see cells/storage/chunk.py."""
     cursor: _builtins.bytes
     """What whoever takes it has then."""
     more: _builtins.bool
@@ -347,7 +352,7 @@ Global___Copy: _TypeAlias = Copy  # noqa: Y015
 
 @_typing.final
 class TakeRequest(_message.Message):
-    """Asks to take a part."""
+    """Asks to take a part, in pieces: what is not the chunk stands in the first of them."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -366,7 +371,7 @@ class TakeRequest(_message.Message):
     seq: _builtins.int
     """The copy's number that the caller has seen."""
     chunk: _builtins.bytes
-    """The part."""
+    """A piece of it."""
     cursor: _builtins.bytes
     """What is here with it."""
     def __init__(

@@ -156,7 +156,7 @@ class CopyServiceStub:
         Args:
             channel: A grpc.Channel.
         """
-        self.Export = channel.unary_unary(
+        self.Export = channel.unary_stream(
                 '/dataflow.moves.v1.CopyService/Export',
                 request_serializer=dataflow_dot_moves_dot_v1_dot_moves__pb2.ExportRequest.SerializeToString,
                 response_deserializer=dataflow_dot_moves_dot_v1_dot_moves__pb2.ExportResponse.FromString,
@@ -171,7 +171,7 @@ class CopyServiceStub:
                 request_serializer=dataflow_dot_moves_dot_v1_dot_moves__pb2.BeginRequest.SerializeToString,
                 response_deserializer=dataflow_dot_moves_dot_v1_dot_moves__pb2.Copy.FromString,
                 _registered_method=True)
-        self.Take = channel.unary_unary(
+        self.Take = channel.stream_unary(
                 '/dataflow.moves.v1.CopyService/Take',
                 request_serializer=dataflow_dot_moves_dot_v1_dot_moves__pb2.TakeRequest.SerializeToString,
                 response_deserializer=dataflow_dot_moves_dot_v1_dot_moves__pb2.Copy.FromString,
@@ -213,7 +213,7 @@ class CopyServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def Take(self, request, context):
+    def Take(self, request_iterator, context):
         """Takes a part, once: when `seq` is not the copy's, nothing changes and the copy is told as it is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -237,7 +237,7 @@ class CopyServiceServicer:
 
 def add_CopyServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
-            'Export': grpc.unary_unary_rpc_method_handler(
+            'Export': grpc.unary_stream_rpc_method_handler(
                     servicer.Export,
                     request_deserializer=dataflow_dot_moves_dot_v1_dot_moves__pb2.ExportRequest.FromString,
                     response_serializer=dataflow_dot_moves_dot_v1_dot_moves__pb2.ExportResponse.SerializeToString,
@@ -252,7 +252,7 @@ def add_CopyServiceServicer_to_server(servicer, server):
                     request_deserializer=dataflow_dot_moves_dot_v1_dot_moves__pb2.BeginRequest.FromString,
                     response_serializer=dataflow_dot_moves_dot_v1_dot_moves__pb2.Copy.SerializeToString,
             ),
-            'Take': grpc.unary_unary_rpc_method_handler(
+            'Take': grpc.stream_unary_rpc_method_handler(
                     servicer.Take,
                     request_deserializer=dataflow_dot_moves_dot_v1_dot_moves__pb2.TakeRequest.FromString,
                     response_serializer=dataflow_dot_moves_dot_v1_dot_moves__pb2.Copy.SerializeToString,
@@ -290,7 +290,7 @@ class CopyService:
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_unary(
+        return grpc.experimental.unary_stream(
             request,
             target,
             '/dataflow.moves.v1.CopyService/Export',
@@ -361,7 +361,7 @@ class CopyService:
             _registered_method=True)
 
     @staticmethod
-    def Take(request,
+    def Take(request_iterator,
             target,
             options=(),
             channel_credentials=None,
@@ -371,8 +371,8 @@ class CopyService:
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
+        return grpc.experimental.stream_unary(
+            request_iterator,
             target,
             '/dataflow.moves.v1.CopyService/Take',
             dataflow_dot_moves_dot_v1_dot_moves__pb2.TakeRequest.SerializeToString,

@@ -84,13 +84,13 @@ class CopyServiceStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> CopyServiceAsyncStub: ...
-    Export: _grpc.UnaryUnaryMultiCallable[_moves_pb2.ExportRequest, _moves_pb2.ExportResponse]
+    Export: _grpc.UnaryStreamMultiCallable[_moves_pb2.ExportRequest, _moves_pb2.ExportResponse]
     """The next part of the tenant for one who has everything up to `cursor`. Only the tenant's home gives it."""
     Mark: _grpc.UnaryUnaryMultiCallable[_moves_pb2.MarkRequest, _moves_pb2.MarkResponse]
     """The cursor of one who has everything that is applied now."""
     Begin: _grpc.UnaryUnaryMultiCallable[_moves_pb2.BeginRequest, _moves_pb2.Copy]
     """Makes ready to take a copy, or says how far it is."""
-    Take: _grpc.UnaryUnaryMultiCallable[_moves_pb2.TakeRequest, _moves_pb2.Copy]
+    Take: _grpc.StreamUnaryMultiCallable[_moves_pb2.TakeRequest, _moves_pb2.Copy]
     """Takes a part, once: when `seq` is not the copy's, nothing changes and the copy is told as it is."""
     Digest: _grpc.UnaryUnaryMultiCallable[_moves_pb2.DigestRequest, _moves_pb2.DigestResponse]
     """What is kept of the tenant, as counts and checksums that do not depend on where in which log it lay."""
@@ -102,13 +102,13 @@ class CopyServiceAsyncStub(CopyServiceStub):
     """A tenant's copy: all that the store keeps of it, out of one cell and into another. Served by whatever process serves storage."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
-    Export: _aio.UnaryUnaryMultiCallable[_moves_pb2.ExportRequest, _moves_pb2.ExportResponse]  # type: ignore[assignment]
+    Export: _aio.UnaryStreamMultiCallable[_moves_pb2.ExportRequest, _moves_pb2.ExportResponse]  # type: ignore[assignment]
     """The next part of the tenant for one who has everything up to `cursor`. Only the tenant's home gives it."""
     Mark: _aio.UnaryUnaryMultiCallable[_moves_pb2.MarkRequest, _moves_pb2.MarkResponse]  # type: ignore[assignment]
     """The cursor of one who has everything that is applied now."""
     Begin: _aio.UnaryUnaryMultiCallable[_moves_pb2.BeginRequest, _moves_pb2.Copy]  # type: ignore[assignment]
     """Makes ready to take a copy, or says how far it is."""
-    Take: _aio.UnaryUnaryMultiCallable[_moves_pb2.TakeRequest, _moves_pb2.Copy]  # type: ignore[assignment]
+    Take: _aio.StreamUnaryMultiCallable[_moves_pb2.TakeRequest, _moves_pb2.Copy]  # type: ignore[assignment]
     """Takes a part, once: when `seq` is not the copy's, nothing changes and the copy is told as it is."""
     Digest: _aio.UnaryUnaryMultiCallable[_moves_pb2.DigestRequest, _moves_pb2.DigestResponse]  # type: ignore[assignment]
     """What is kept of the tenant, as counts and checksums that do not depend on where in which log it lay."""
@@ -123,7 +123,7 @@ class CopyServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _moves_pb2.ExportRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_moves_pb2.ExportResponse, _abc.Awaitable[_moves_pb2.ExportResponse]]:
+    ) -> _typing.Union[_abc.Iterator[_moves_pb2.ExportResponse], _abc.AsyncIterator[_moves_pb2.ExportResponse]]:
         """The next part of the tenant for one who has everything up to `cursor`. Only the tenant's home gives it."""
 
     @_abc_1.abstractmethod
@@ -145,7 +145,7 @@ class CopyServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def Take(
         self,
-        request: _moves_pb2.TakeRequest,
+        request_iterator: _MaybeAsyncIterator[_moves_pb2.TakeRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_moves_pb2.Copy, _abc.Awaitable[_moves_pb2.Copy]]:
         """Takes a part, once: when `seq` is not the copy's, nothing changes and the copy is told as it is."""

@@ -257,7 +257,7 @@ class Move(_message.Message):
     STARTED_AT_FIELD_NUMBER: _builtins.int
     CHANGED_AT_FIELD_NUMBER: _builtins.int
     PAUSED_FIELD_NUMBER: _builtins.int
-    TROUBLE_FIELD_NUMBER: _builtins.int
+    REMARK_FIELD_NUMBER: _builtins.int
     KEEP_SECONDS_FIELD_NUMBER: _builtins.int
     EVACUATION_FIELD_NUMBER: _builtins.int
     id: _builtins.str
@@ -276,8 +276,8 @@ class Move(_message.Message):
     """When its state changed last."""
     paused: _builtins.bool
     """Whether it stands still until it is resumed."""
-    trouble: _builtins.str
-    """What went wrong last."""
+    remark: _builtins.str
+    """What was said last: why somebody changed it, or what went wrong."""
     keep_seconds: _builtins.int
     """For how many seconds after the switch the source is kept up to date, so that the move can be rolled back."""
     evacuation: _builtins.str
@@ -293,13 +293,13 @@ class Move(_message.Message):
         started_at: _builtins.int = ...,
         changed_at: _builtins.int = ...,
         paused: _builtins.bool = ...,
-        trouble: _builtins.str = ...,
+        remark: _builtins.str = ...,
         keep_seconds: _builtins.int = ...,
         evacuation: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_at", b"changed_at", "evacuation", b"evacuation", "id", b"id", "keep_seconds", b"keep_seconds", "paused", b"paused", "reason", b"reason", "source", b"source", "started_at", b"started_at", "state", b"state", "target", b"target", "trouble", b"trouble"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_at", b"changed_at", "evacuation", b"evacuation", "id", b"id", "keep_seconds", b"keep_seconds", "paused", b"paused", "reason", b"reason", "remark", b"remark", "source", b"source", "started_at", b"started_at", "state", b"state", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,95 @@
+"""What a move asks of cells, as a port. `api_cells` is the real one. Every method raises Failure; CELL_UNAVAILABLE when the cell cannot be
+reached. Chunks and cursors are the cells' own words: whoever moves a tenant hands them on unread."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from kernel.epoch import Epoch
+from kernel.ids import CellId, TenantId
+
+Offsets = dict[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Counts and sums of hashes; of two stores that keep the same they are the same."""
+
+    events: int = 0
+    events_sum: int = 0
+    records: int = 0
+    records_sum: int = 0
+    others: int = 0
+    others_sum: int = 0
+
+    def __add__(self, more: Totals) -> Totals:
+        return Totals(
+            self.events + more.events,
+            self.events_sum + more.events_sum,
+            self.records + more.records,
+            self.records_sum + more.records_sum,
+            self.others + more.others,
+            self.others_sum + more.others_sum,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a tenant. `reached`: up to where the source has applied its log; `given`: up to where it is given with this part."""
+
+    chunk: bytes = field(repr=False)
+    cursor: bytes = field(repr=False)
+    reached: Offsets
+    given: Offsets
+    more: bool
+    events: int
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """How far a copy is. An empty cursor: nothing was taken."""
+
+    seq: int
+    cursor: bytes = field(repr=False)
+    added: Totals
+
+
+class Cells(Protocol):
+    """See the module's docstring and `dataflow.moves.v1`."""
+
+    async def ends(self, cell: CellId, tenant: TenantId) -> Offsets:
+        """Where the cell's log ends."""
+        ...
+
+    async def fence(self, cell: CellId, tenant: TenantId, epoch: Epoch) -> Offsets:
+        """Waits until the cell refuses the tenant's writes; where its log ends then."""
+        ...
+
+    async def export(self, cell: CellId, tenant: TenantId, epoch: Epoch, cursor: bytes) -> Part:
+        """The next part."""
+        ...
+
+    async def mark(self, cell: CellId, tenant: TenantId, epoch: Epoch) -> bytes:
+        """The cursor of one who has everything."""
+        ...
+
+    async def begin(self, cell: CellId, tenant: TenantId, origin: CellId, move: str, cursor: bytes, dedicated: bool) -> Copy:
+        """Makes ready to take a copy, or says how far it is."""
+        ...
+
+    async def take(self, cell: CellId, tenant: TenantId, epoch: Epoch, origin: CellId, seq: int, part: Part) -> Copy:
+        """Takes a part, once."""
+        ...
+
+    async def digest(self, cell: CellId, tenant: TenantId, after: bytes = b"", until: bytes = b"") -> Totals:
+        """Of what lies between two cursors."""
+        ...
+
+    async def digest_profiles(self, cell: CellId, tenant: TenantId) -> Totals:
+        """Of who and what people are."""
+        ...
+
+    async def erase(self, cell: CellId, tenant: TenantId, epoch: Epoch) -> tuple[int, bool]:
+        """(rows removed, whether anything is left)."""
+        ...

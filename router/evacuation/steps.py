@@ -1,0 +1,109 @@
+"""The steps of a move: each a pure function from a tenant as it is to the tenant as it shall be (see `router.placement.steps`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from kernel.clock import Micros
+from kernel.epoch import Epoch
+from kernel.errors import Failure, Reason
+from kernel.ids import CellId, TenantId
+from router.evacuation.states import TURNS, Turn
+from router.placement.place import place
+from router.placement.steps import View
+from router.placement.table import UNDER_WAY, Move, Tenant
+
+
+@dataclass(frozen=True, slots=True)
+class StartMove:
+    """Registers a move to `target`, or to the best other cell. UNKNOWN_TENANT, TENANT_MOVING, TENANT_PINNED, INVALID_FIELD when it lives
+    there already, UNKNOWN_CELL, CELL_FULL, ZONE_EXHAUSTED."""
+
+    weighs: ClassVar[bool] = True
+    subject: TenantId
+    id: str
+    target: CellId | None
+    reason: str
+    at: Micros
+    keep_seconds: int
+    evacuation: str = ""
+
+    def take(self, held: Tenant | None, view: View) -> Tenant:
+        """See Step."""
+        if held is None:
+            raise Failure(Reason.UNKNOWN_TENANT, self.subject)
+        if held.move is not None and held.move.state in UNDER_WAY:
+            raise Failure(Reason.TENANT_MOVING, f"move {held.move.id} to cell {held.move.target} is {held.move.state}")
+        if self.target == held.cell:
+            raise Failure(Reason.INVALID_FIELD, f"target: the tenant lives in cell {held.cell}")
+        others = [cell for cell in view.cells if cell.cell != held.cell]
+        if self.target is None and not others:
+            raise Failure(Reason.ZONE_EXHAUSTED, "there is no other cell")
+        target = place(self.subject, view.cells if self.target else others, view.others, held.demand, self.target)
+        if held.pinned is not None and held.pinned.cell != target:
+            raise Failure(Reason.TENANT_PINNED, f"to cell {held.pinned.cell}: {held.pinned.reason or 'no reason given'}")
+        move = Move(self.id, held.cell, target, "registered", self.reason, self.at, self.at, self.keep_seconds, evacuation=self.evacuation)
+        return replace(held, move=move)
+
+
+@dataclass(frozen=True, slots=True)
+class TurnMove:
+    """Takes a move to its next state, and the tenant with it. NOT_MOVING when the present move is another one, MOVE_NOT_NOW when its state
+    does not allow it, STALE_REVISION when the tenant is not at `epoch` any more: what was done for the turn was done for another fence.
+    `remark` says why, or what went wrong."""
+
+    weighs: ClassVar[bool] = False
+    subject: TenantId
+    id: str
+    turn: Turn
+    at: Micros
+    epoch: Epoch | None = None
+    remark: str = ""
+
+    def take(self, held: Tenant | None, view: View) -> Tenant:
+        """See Step."""
+        tenant, move = _moving(held, self.subject, self.id)
+        state = TURNS.get((move.state, self.turn))
+        if state is None:
+            raise Failure(Reason.MOVE_NOT_NOW, f"it is {move.state}")
+        if self.epoch not in (None, tenant.epoch):
+            raise Failure(Reason.STALE_REVISION, f"the tenant is at epoch {tenant.epoch}")
+        after = replace(move, state=state, changed_at=self.at, remark=self.remark, paused=False)
+        match self.turn:
+            case "fence":
+                return replace(tenant, move=after, fenced=True)
+            case "switch":
+                return replace(tenant, move=after, fenced=False, epoch=Epoch(tenant.epoch + 1), cell=move.target)
+            case "roll back":
+                return replace(tenant, move=replace(after, source=move.target, target=move.source))
+            case _ if tenant.fenced:
+                return replace(tenant, move=after, fenced=False, epoch=Epoch(tenant.epoch + 1))
+            case _:
+                return replace(tenant, move=after)
+
+
+@dataclass(frozen=True, slots=True)
+class PauseMove:
+    """Lets a move stand still, or go on. NOT_MOVING; MOVE_NOT_NOW when it has ended, or for a pause while writes are refused."""
+
+    weighs: ClassVar[bool] = False
+    subject: TenantId
+    id: str
+    paused: bool
+    remark: str = ""
+
+    def take(self, held: Tenant | None, view: View) -> Tenant:
+        """See Step."""
+        tenant, move = _moving(held, self.subject, self.id)
+        if move.state not in UNDER_WAY or (self.paused and tenant.fenced):
+            raise Failure(Reason.MOVE_NOT_NOW, f"it is {move.state}")
+        return replace(tenant, move=replace(move, paused=self.paused, remark=self.remark))
+
+
+def _moving(held: Tenant | None, name: TenantId, move_id: str) -> tuple[Tenant, Move]:
+    if held is None:
+        raise Failure(Reason.UNKNOWN_TENANT, name)
+    if held.move is None or held.move.id != move_id:
+        raise Failure(Reason.NOT_MOVING, move_id)
+    return held, held.move
