@@ -19,6 +19,7 @@ from cells.ingest.api_fence import FenceGrpc
 from cells.ingest.api_grpc import IngestGrpc
 from cells.ingest.api_http import IngestHttp
 from cells.ingest.authenticate import reader_of
+from cells.ingest.fence import Fence
 from cells.orders import Orders
 from cells.process import Process
 from cells.processing.consumer import GROUP, Consumer, report_lag
@@ -89,8 +90,8 @@ def add_ingest(process: Process, log: EventLog) -> None:
     ingest_pb2_grpc.add_IngestServiceServicer_to_server(servicer, process.grpc.server)
     process.services.append("dataflow.ingest.v1.IngestService")
     follower = process.follower
-    fence = FenceGrpc(acceptor, log, lambda: follower.current, lambda: follower.on_disk, _orders(process), process.clock)
-    moves_pb2_grpc.add_FenceServiceServicer_to_server(fence, process.grpc.server)
+    fence = Fence(acceptor, log, lambda: follower.current, lambda: follower.on_disk, process.clock)
+    moves_pb2_grpc.add_FenceServiceServicer_to_server(FenceGrpc(fence, _orders(process), process.clock), process.grpc.server)
     process.services.append(FENCE_SERVICE)
 
     async def drain(deadline: float) -> None:

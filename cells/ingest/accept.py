@@ -96,10 +96,10 @@ class Acceptor:
 
     async def accept(self, sender: Sender, stamp: Stamp | None, batch: Batch, deadline: float) -> Admitted:
         """Durable when it returns. Raises Failure for the whole request."""
-        tenant = sender.tenant
         if self.draining:
             raise Failure(Reason.DRAINING, retry_after_seconds=1)
-        self._check_door(sender, stamp)
+        tenant = self._at_the_door(sender, stamp)
+        sender = Sender(tenant, sender.source)
         if len(batch.items) > tenant.plan.batch_events_max:
             raise Failure(Reason.TOO_MANY_EVENTS, f"{len(batch.items)} events, at most {tenant.plan.batch_events_max}")
         with self._working(tenant.name):
@@ -131,15 +131,16 @@ class Acceptor:
                 raise Failure(Reason.MOVED, "writes from before the fence are still on their way to the log", retry_after_seconds=1)
             await self._clock.sleep(_QUIET_SECONDS)
 
-    def _check_door(self, sender: Sender, stamp: Stamp | None) -> None:
-        """Door 1. Without a stamp (a client inside the cell's own network) the cell's own word stands. From here to the count of who is
-        busy nothing is awaited: a fence that this did not see waits for the request."""
+    def _at_the_door(self, sender: Sender, stamp: Stamp | None) -> Tenant:
+        """Door 1; the tenant as it is now. Without a stamp (a client inside the cell's own network) the cell's own word stands. From here
+        to the count of who is busy nothing is awaited: a fence that this did not see waits for the request."""
         tenant = self._current(sender.tenant.name) or sender.tenant
         if tenant.fenced:
             raise Failure(Reason.MOVED, f"it is about to, from epoch {tenant.epoch} on", retry_after_seconds=1)
         said = stamp or Stamp(tenant.name, tenant.cell, tenant.epoch)
         if said.tenant != tenant.name or not door_one(said, self._cell, tenant.epoch) or tenant.cell != self._cell:
             raise Failure(Reason.MOVED, f"epoch {tenant.epoch}", retry_after_seconds=1)
+        return tenant
 
     def _take(self, sender: Sender, events: int) -> None:
         """Of the tenant's quota, and of what this process's applies can bear while they are behind: of both or of neither."""

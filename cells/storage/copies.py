@@ -15,8 +15,9 @@ what it adds is counted and summed from what the store gives back.
 behind one cursor and before another, record by record. Where nothing else was stored, what a copy added has the digest of what was
 exported.
 
-**Erase** removes a bounded part of all that is kept of a tenant that was released here, and says whether anything is left; its place in
-the ownership table stays, so that the tenant's old epochs stay refused. What the cell owns it refuses with Failure(MOVED).
+**Erase** removes a bounded part of all that is kept of a tenant that was released here, and says whether anything is left. Its place in
+the ownership table stays, so that the tenant's old epochs stay refused, and so does the cell's own ledger: how much it counted. What
+the cell owns it refuses with Failure(MOVED).
 
 All raise Failure(STORE_UNAVAILABLE) when the store cannot say; then nothing was changed, or all of it was, and the copy's number tells.
 """

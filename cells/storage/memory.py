@@ -59,7 +59,7 @@ class Kept:
     @property
     def anything(self) -> bool:
         """Whether there is anything."""
-        return any((self.events, self.records, self.nodes, self.traits, self.letters, self.held, self.lines, self.before))
+        return any((self.events, self.records, self.nodes, self.traits, self.letters, self.held, self.before))
 
     def keys(self) -> set[Key]:
         """Where anything lies."""
@@ -134,8 +134,10 @@ class MemoryStore:
         return self._tenants.setdefault(tenant, Kept())
 
     def drop(self, tenant: TenantId) -> int:
-        """Removes all that is kept of a tenant; how many events."""
-        return len(self._tenants.pop(tenant, Kept()).events)
+        """Removes all that is kept of a tenant but this cell's ledger; how many events."""
+        gone = self._tenants.pop(tenant, Kept())
+        self._tenants[tenant] = Kept(lines=gone.lines)
+        return len(gone.events)
 
     async def own(self, ownerships: Sequence[Ownership], dedicated: Sequence[TenantId]) -> None:
         """See the port. Here every tenant has a schema of its own."""

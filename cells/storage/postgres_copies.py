@@ -32,7 +32,7 @@ from kernel.limits import APPLY_SECONDS_MAX, ERASE_ROWS_MAX
 
 _BOUNDS: Final = Bounds(connections=4, statement_seconds=APPLY_SECONDS_MAX)
 _ROUNDS_MAX: Final = 32
-_ERASE: Final = ("erase_rows", "erase_records", "erase_nodes", "erase_traits", "erase_letters", "erase_held", "erase_ledger")
+_ERASE: Final = ("erase_rows", "erase_records", "erase_nodes", "erase_traits", "erase_letters", "erase_held")
 # A place or a day that another transaction made, or took, meanwhile: the same step again finds it.
 _STALE: Final = (asyncpg.UniqueViolationError, asyncpg.CheckViolationError, asyncpg.UndefinedTableError)
 _LETTERS: Final = ("partition", "log_offset", "ordinal", "received_at", "message_id", "reason", "detail", "payload", "stored_at")

@@ -97,7 +97,7 @@ class Executor:
         keeping = asyncio.create_task(self._keep_all_up(), name="keep old homes up to date")
         try:
             while not stop.is_set():
-                self._reap()
+                await self._reap()
                 if keeping.done():
                     keeping.result()
                 await self._start()
@@ -252,11 +252,12 @@ class Executor:
             progress.eta_seconds = _eta(progress, first, self.wiring.clock.monotonic() - started)
             if check.covers(part.given, ends) and not (whole and part.more):
                 return copy
-            if copying:
+            if not whole:
                 self._look(tenant, move)
-                await self._rest(began)
-            elif not part.more:
+            if not part.more:
                 await self.wiring.clock.sleep(_NO_NEWS_SECONDS)
+            if copying:
+                await self._rest(began)
 
     async def _near(self, tenant: Tenant, move: Move, copy: Copy) -> Copy:
         """Returns once the end of the source's log can be reached in a moment: what was just done is what a fence will wait for."""
@@ -322,15 +323,33 @@ class Executor:
         for name in set(self.progress) - {tenant.name for tenant in moving}:
             del self.progress[name]
 
-    def _reap(self) -> None:
+    async def _reap(self) -> None:
         for name in [name for name, task in self._tasks.items() if task.done()]:
-            self._tasks.pop(name).result()
+            error = self._tasks.pop(name).exception()
+            if error is not None:
+                await self._stop_at(name, error)
+
+    async def _stop_at(self, name: TenantId, defect: BaseException) -> None:
+        """A defect in one move stops that move, not the directory; the tenant has its writes."""
+        self.wiring.log.error("a defect in a move", tenant=name, exc_info=defect)
+        self.wiring.meter.add(metrics.MOVE_FAILURES, reason=Reason.INTERNAL.name)
+        remark = f"a defect: {type(defect).__name__}; see the directory's log"
+        try:
+            tenant = await self.wiring.store.tenant(name)
+            if tenant.move is not None and tenant.fenced:
+                await self._turn(tenant, tenant.move, "unfence", remark)
+            if tenant.move is not None:
+                await self._change(PauseMove(name, tenant.move.id, True, remark))
+        except Failure as failure:
+            self.wiring.log.error("the move could not be stopped", tenant=name, why=str(failure))
 
     async def _keep_all_up(self) -> None:
         """One after the other: an old home may be a moment late."""
         while True:
             for tenant in await self._with_old_homes():
-                await self._keep_up(tenant)
+                (defect,) = await asyncio.gather(self._keep_up(tenant), return_exceptions=True)
+                if isinstance(defect, Exception):
+                    await self._stop_at(tenant.name, defect)
             await self.wiring.clock.sleep(_KEEP_UP_SECONDS)
 
     async def _keep_up(self, tenant: Tenant) -> None:

@@ -49,7 +49,8 @@ class Move:
     """A tenant on its way from `source` to `target`. What each state means and what follows it: `router.evacuation.states`.
 
     `changed_at` is when the state changed last. For `keep_seconds` after the switch the source is kept up to date, so that the move can be
-    rolled back. A `paused` one stands still; `remark` is what was said last: why somebody changed it, or what went wrong. `evacuation` names the plan that it belongs to.
+    rolled back. A `paused` one stands still; `remark` is what was said last: why somebody changed it, or what went wrong. `evacuation`
+    names the plan that it belongs to.
     """
 
     id: str

@@ -45,6 +45,7 @@ PLACES: Final[tuple[tuple[str, Place], ...]] = (
     ("cells/process.py", "shell"),
     ("cells/admission/follow.py", "shell"),
     ("cells/ingest/accept.py", "shell"),
+    ("cells/ingest/fence.py", "shell"),
     ("cells/ingest/turns.py", "shell"),
     ("cells/ingest/body.py", "shell"),
     ("cells/eventlog/retention.py", "shell"),

@@ -5,10 +5,18 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable
+from typing import Any
+
+from msgspec.structs import replace
 
 from cells.eventlog.log import Entry, EventLog, Record
+from cells.ingest.accept import Acceptor
+from cells.storage.chunk import Chunk, Cursor
+from cells.storage.copies import Copy
 from cells.storage.memory import MemoryStore
+from cells.storage.memory_copies import MemoryCopies
 from kernel.effects import Apply, Outcome
+from kernel.ids import CellId, TenantId
 from tests.simulation.faults import StormyLog, Weather
 
 
@@ -61,9 +69,38 @@ LOGS: dict[str, Callable[[EventLog, Weather, EventLog], StormyLog]] = {
     "acknowledges too early": lambda inner, weather, _: HastyLog(inner, weather),
     "leaks into the other zone": LeakyLog,
 }
+
+
+class HastyFence(Acceptor):
+    """A fence that does not wait for writes on their way to the log."""
+
+    async def wait_until_quiet(self, tenant: TenantId, deadline: float) -> None:
+        return
+
+
+class OpenDoor(Acceptor):
+    """A door that goes by what was known when the request began."""
+
+    def __init__(self, *arguments: Any, current: object, **others: Any) -> None:
+        super().__init__(*arguments, **others)
+
+
+class ForgetfulCopies(MemoryCopies):
+    """Leaves the last event of a part out, now and then."""
+
+    async def take(self, origin: CellId, seq: int, chunk: Chunk, cursor: Cursor) -> Copy:
+        part = replace(chunk, rows=chunk.rows[:-1]) if seq % 3 == 0 else chunk
+        return await super().take(origin, seq, part, cursor)
+
+
+ACCEPTORS: dict[str, Callable[..., Acceptor]] = {"fences hastily": HastyFence, "keeps the door open": OpenDoor}
+COPIES: dict[str, Callable[..., MemoryCopies]] = {"copies forgetfully": ForgetfulCopies}
 EXPECTED = {
     "skips records": {"lost", "ledger"},
     "acknowledges too early": {"lost", "order"},
     "leaks into the other zone": {"leak"},
     "forgets what it stored": {"duplicate"},
+    "fences hastily": {"lost", "ledger", "stuck"},
+    "keeps the door open": {"lost", "ledger", "stuck"},
+    "copies forgetfully": {"stuck"},
 }

@@ -26,9 +26,9 @@ class Weather:
     def calm(self) -> None:
         self.refused = self.answer_lost = self.delay_max = 0.0
 
-    async def travel(self) -> None:
+    async def travel(self, share: float = 1.0) -> None:
         if self.delay_max:
-            await asyncio.sleep(self.random.random() * self.delay_max)
+            await asyncio.sleep(self.random.random() * self.delay_max * share)
 
     def strikes(self, probability: float) -> bool:
         struck = self.random.random() < probability
@@ -49,6 +49,7 @@ class StormyLog:
     async def append(self, partition: int, record: Record, deadline: float) -> int:
         if self._weather.strikes(self._weather.refused):
             raise Failure(Reason.LOG_UNAVAILABLE)
+        await self._weather.travel()
         offset = await self._inner.append(partition, record, deadline)
         await self._weather.travel()
         if self._weather.strikes(self._weather.answer_lost):

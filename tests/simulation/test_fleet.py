@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 
 from chaos.checkers.history import Copy, History
 from chaos.checkers.verdicts import judge
+from router.evacuation.states import TURNS
 from tests.simulation.defects import EXPECTED
 from tests.simulation.virtual import run
 from tests.simulation.world import World
 
 SEED = int(os.environ["SEED"])
+_SEEDS_MAX = 20
 RUNS = int(os.environ.get("SIM_RUNS", "3"))
 
 
@@ -30,7 +33,9 @@ def test_whatever_crashes_nothing_acknowledged_is_lost_and_nothing_leaks(seed: i
     world, history = simulate(seed)
     assert sum(cell.kills for cell in world.cells.values()) > len(world.cells), "no cell was killed: the run is void"
     assert world.weather.hits > 10, "the faults hit nothing: the run is void"
-    assert judge(history) == [], f"replay: make sim SEED={seed}"
+    assert world.stuck + judge(history) == [], f"replay: make sim SEED={seed}"
+    assert all(len(cells) == 1 for cells in world.accepted_by.values()), "two cells accepted for one tenant at one epoch (I1)"
+    print(f"turns of moves: { {zone: dict(directory.turns) for zone, directory in world.directories.items()} }")
 
 
 def test_a_seed_determines_the_run() -> None:
@@ -38,12 +43,29 @@ def test_a_seed_determines_the_run() -> None:
     assert simulate(SEED)[1] == simulate(SEED)[1]
 
 
+def test_every_turn_of_a_move_is_taken() -> None:
+    """The (state, turn) edges of the table that runs visit, with faults in them; the counts are printed. None is left out."""
+    turns: Counter[tuple[str, str]] = Counter()
+    for seed in range(SEED, SEED + _SEEDS_MAX):
+        world, _ = simulate(seed)
+        turns += sum((directory.turns for directory in world.directories.values()), Counter[tuple[str, str]]())
+        assert sum(directory.kills for directory in world.directories.values()), "who makes moves was never killed: the run is void"
+        if turns.keys() == TURNS.keys():
+            break
+    print(f"turns: {dict(turns)}")
+    assert turns.keys() == TURNS.keys()
+
+
 @pytest.mark.parametrize("defect", EXPECTED)
 def test_the_oracle_finds_what_a_defect_does_to_a_run(defect: str) -> None:
-    """Negative controls: a fleet whose every cell carries one plausible bug. The oracle names what the bug does."""
-    history = run(World(SEED, defect).run())
-    found = {finding.split(":")[0] for finding in judge(history)}
-    assert found & EXPECTED[defect], f"{defect}: found only {found}; replay: make sim SEED={SEED}"
+    """Negative controls: a fleet whose every cell carries one plausible bug. The oracle names what the bug does, in one of a few runs."""
+    for seed in range(SEED, SEED + _SEEDS_MAX):
+        world = World(seed, defect)
+        history = run(world.run())
+        found = {finding.split(":")[0] for finding in world.stuck + judge(history)}
+        if found & EXPECTED[defect]:
+            return
+    raise AssertionError(f"{defect}: nothing was found; replay: make sim SEED={SEED}")
 
 
 def test_the_oracle_finds_what_is_planted_in_a_real_run() -> None:

@@ -1,8 +1,8 @@
-"""A whole fleet in one process, under virtual time: directory, edges' decisions, cells that crash, clients that retry.
+"""A whole fleet in one process, under virtual time: directories, edges that lag, cells that crash, moves, clients that retry.
 
-The code is the real one - placement, decide, admission, admit, log port, pipeline, consumer, store port - over the adapters in
-memory. What a crash keeps is what is durable: the log and the store. The clients' own list of what they sent and were told is the
-truth that the oracle compares with.
+The code is the real one - placement, decide, moves, admission, admit, fence, log port, pipeline, consumer, store and copies - over the
+adapters in memory. What a crash keeps is what is durable: logs, stores, journals. The clients' own list of what they sent and were told
+is the truth that the oracle compares with.
 """
 
 from __future__ import annotations
@@ -11,36 +11,41 @@ import asyncio
 import itertools
 import json
 from collections import defaultdict
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from random import Random
+from typing import Any, TypeVar
 
 from cells.admission import codec as admission_codec
-from cells.admission.table import Admission
+from cells.admission.table import Admission, Tenant
 from cells.eventlog import codec
 from cells.eventlog.memory import MemoryLog
 from cells.ingest.accept import Acceptor, Batch
 from cells.ingest.authenticate import Credentials, authenticate_sender
+from cells.ingest.fence import Fence
 from cells.processing.consumer import Consumer
 from cells.processing.partition import Wiring
 from cells.storage.memory import MemoryStore
+from cells.storage.memory_copies import MemoryCopies
 from cells.storage.store import Filter
 from cells.tracing import OFF
 from chaos.checkers.history import Answer, Copy, History, LedgerLine, Sent, Stored
 from gitops.fleet import FLEET
 from kernel.clock import Micros
-from kernel.epoch import FIRST_EPOCH, Stamp
+from kernel.epoch import Stamp
 from kernel.errors import Failure, Reason, Retry
-from kernel.ids import CellId, SourceId, TenantId, ZoneName, mint_key
+from kernel.ids import CellId, TenantId, ZoneName, mint_key
 from kernel.metrics import MemoryMeter
-from router.placement import codec as placement_codec
 from router.placement import table as placement
 from router.placement.decide import Routed, decide
-from router.placement.place import place
-from tests.simulation.defects import LOGS, ForgetfulStore
+from tests.simulation.cells import SimCells
+from tests.simulation.defects import ACCEPTORS, COPIES, LOGS, ForgetfulStore
+from tests.simulation.directory import SimDirectory
 from tests.simulation.faults import StormyLog, StormyStore, Weather
 from tests.simulation.virtual import LoopClock
 from tests.support.tenants import CASES
 
+Result = TypeVar("Result")
 _ATTEMPTS_MAX = 12
 _EVER = Filter(since=Micros(0), until=Micros(2**62))
 
@@ -59,20 +64,28 @@ class SimCell:
     acceptor: Acceptor | None = None
     defect: str = ""
     foreign: MemoryLog | None = None
+    directory: SimDirectory | None = None
+    copies: MemoryCopies = field(init=False)
+    fence: Fence | None = None
     # Ordered: a set of tasks would be cancelled in the order of their addresses, and no seed could replay that.
-    requests: dict[asyncio.Task[None], None] = field(default_factory=dict)
+    requests: dict[asyncio.Task[Any], None] = field(default_factory=dict)
     kills: int = 0
     _consumer: asyncio.Task[None] | None = None
+    _follower: asyncio.Task[None] | None = None
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
 
     def __post_init__(self) -> None:
         self.log = MemoryLog(4, self.clock)
         kind = ForgetfulStore if self.defect == "forgets what it stored" else MemoryStore
         self.store = kind(self.clock, MemoryMeter())
+        self.copies = COPIES.get(self.defect, MemoryCopies)(self.store, self.name)
 
     async def start(self) -> None:
         stormy_log, meter = self._stormy_log(), MemoryMeter()
-        self.acceptor = Acceptor(self.name, stormy_log, self.clock, meter, lambda: f"assigned-{next(self._numbers)}")
+        numbers = self._numbers
+        make = ACCEPTORS.get(self.defect, Acceptor)
+        self.acceptor = make(self.name, stormy_log, self.clock, meter, lambda: f"assigned-{next(numbers)}", current=self._current)
+        self.fence = Fence(self.acceptor, stormy_log, lambda: self.admission, lambda: True, self.clock)
         wiring = Wiring(
             stormy_log,
             StormyStore(self.store, self.weather),
@@ -84,16 +97,39 @@ class SimCell:
         )
         await self._own()
         self._consumer = asyncio.create_task(Consumer(wiring, f"{self.name}-{self.kills}").run())
+        if self.directory is not None:
+            self._follower = asyncio.create_task(self.directory.tell(lambda: self.admission.revision, self._hear))
+
+    async def serve(self, deed: Coroutine[Any, Any, Result]) -> Result:
+        """Does something as a task of the process. Raises ConnectionError when that is down, or is killed meanwhile."""
+        if self.acceptor is None:
+            deed.close()
+            raise ConnectionError("the cell is down")
+        task = asyncio.create_task(deed)
+        ended = asyncio.create_task(_wait(task))
+        self.requests[task] = None
+        task.add_done_callback(lambda done: self.requests.pop(done, None))
+        await ended
+        if task.cancelled():
+            raise ConnectionError("the cell was killed")
+        return await task
+
+    def _current(self, name: TenantId) -> Tenant | None:
+        return self.admission.tenants.get(name)
+
+    async def _hear(self, data: bytes) -> None:
+        self.admission = self.admission.apply(admission_codec.decode(data))
+        await self._own()
 
     async def kill(self) -> None:
         """SIGKILL: every task of the process ends where it stands; clients never hear of their requests again."""
         self.kills += 1
         self.acceptor = None
-        doomed = [task for task in (self._consumer, *self.requests) if task is not None]
+        doomed = [task for task in (self._consumer, self._follower, *self.requests) if task is not None]
         for task in doomed:
             task.cancel()
         await asyncio.gather(*doomed, return_exceptions=True)
-        self._consumer = None
+        self._consumer = self._follower = None
 
     def _stormy_log(self) -> StormyLog:
         make = LOGS.get(self.defect)
@@ -122,9 +158,11 @@ class World:
         self.clock = LoopClock()
         self.weather = Weather(self.random)
         self.tenants: list[SimTenant] = []
-        self.tables: dict[ZoneName, placement.Table] = {}
+        self.directories: dict[ZoneName, SimDirectory] = {}
         self.cells: dict[CellId, SimCell] = {}
         self.sent: dict[tuple[str, str], Sent] = {}
+        self.stuck: list[str] = []
+        self.accepted_by: dict[tuple[str, int], set[CellId]] = defaultdict(set)
         self._stray: set[asyncio.Task[None]] = set()
         for zone in sorted(FLEET.zones):
             self._found(zone)
@@ -132,52 +170,46 @@ class World:
             cell.foreign = next(other.log for other in self.cells.values() if other.zone != cell.zone)
 
     def _found(self, zone: ZoneName) -> None:
-        """The zone's directory: places the fixture tenants and publishes, over the wire's own encoding."""
+        """The zone's cells and its directory, which places the fixture tenants."""
         endpoints = tuple(
             placement.CellEndpoint(cell.name, cell.region, f"{cell.name}:1", f"{cell.name}:2", cell.weight) for cell in FLEET.cells_of(zone)
         )
-        tenants = []
-        for case in (case for case in CASES if case.zone == zone):
-            key = mint_key("wk", zone, self.random.randbytes(32))
-            self.tenants.append(SimTenant(case.name, zone, key.text, f"canary-{zone}-{self.random.randbytes(12).hex()}"))
-            source = placement.Source(SourceId("web"), f"{case.name}-web", (placement.Credential(key.hash),))
-            tenants.append(
-                placement.Tenant(
-                    case.name,
-                    zone,
-                    place(case.name, endpoints),
-                    FIRST_EPOCH,
-                    plan=case.plan,
-                    dedicated_schema=case.dedicated,
-                    sources=(source,),
-                )
-            )
         zones = tuple((name, z.endpoint) for name, z in sorted(FLEET.zones.items()))
-        update = placement.Update(zone, 0, 1, tuple(tenants), placement.Topology(endpoints, zones))
-        self.tables[zone] = placement.empty(zone).apply(update)
-        admission = Admission(zone).apply(admission_codec.decode(placement_codec.update_bytes(update)))
+        cells = SimCells(self.cells, self.weather)
+        directory = SimDirectory(zone, placement.Topology(endpoints, zones), self.random, self.weather, self.clock, cells)
+        self.directories[zone] = directory
         for cell in FLEET.cells_of(zone):
-            self.cells[cell.name] = SimCell(cell.name, zone, self.weather, self.clock, admission, defect=self._defect)
+            self.cells[cell.name] = SimCell(
+                cell.name, zone, self.weather, self.clock, Admission(zone), defect=self._defect, directory=directory
+            )
+
+    async def _settle(self, directory: SimDirectory) -> None:
+        """The fixture tenants, and everybody's first map."""
+        for case in (case for case in CASES if case.zone == directory.zone):
+            key = mint_key("wk", directory.zone, self.random.randbytes(32))
+            self.tenants.append(SimTenant(case.name, directory.zone, key.text, f"canary-{case.zone}-{self.random.randbytes(12).hex()}"))
+            await directory.create(case.name, case.plan, key.hash, case.dedicated)
+        data = await directory.whole()
+        directory.hear(data)
+        for cell in FLEET.cells_of(directory.zone):
+            self.cells[cell.name].admission = Admission(directory.zone).apply(admission_codec.decode(data))
 
     async def request(self, tenant: SimTenant, edge: ZoneName, items: list[bytes]) -> None:
         """One attempt through an edge of `edge`: raises Failure, or ConnectionError when nobody answers."""
-        decision = decide(tenant.name, self.tables[edge])
+        decision = decide(tenant.name, self.directories[edge].edge)
         if not isinstance(decision, Routed):
             raise Failure(decision.reason)
         cell = self.cells[decision.cell]
         await self.weather.travel()
-        if cell.acceptor is None:
-            raise ConnectionError("the cell is down")
-        sender = authenticate_sender(Credentials(header_key=tenant.key), cell.admission)
         stamp = Stamp(tenant.name, decision.cell, decision.epoch)
-        serving = cell.acceptor.accept(sender, stamp, Batch(items, None), self.clock.monotonic() + 5)
-        task: asyncio.Task[None] = asyncio.create_task(_discard(serving))
-        cell.requests[task] = None
-        task.add_done_callback(lambda ended: cell.requests.pop(ended, None))
-        await asyncio.wait((task,))
-        if task.cancelled():
-            raise ConnectionError("the cell was killed")
-        await task
+        await cell.serve(self._accept(cell, tenant, stamp, items))
+
+    async def _accept(self, cell: SimCell, tenant: SimTenant, stamp: Stamp, items: list[bytes]) -> None:
+        """As a shell does it: who it is, then a body that takes its time, then the door."""
+        sender = authenticate_sender(Credentials(header_key=tenant.key), cell.admission)
+        await self.weather.travel()
+        if cell.acceptor is not None:
+            await cell.acceptor.accept(sender, stamp, Batch(items, None), self.clock.monotonic() + 5)
 
     async def client(self, tenant: SimTenant, user: str, batches: int) -> None:
         """A sequential client: the next batch goes out when the one before has its last word."""
@@ -221,18 +253,27 @@ class World:
             await asyncio.sleep(self.random.random() * 2)
             await cell.start()
 
-    async def run(self, users: int = 3, batches: int = 15, kills: int = 10) -> History:
-        """Traffic and faults, then calm, then what is left to see."""
+    async def run(self, users: int = 3, batches: int = 25, kills: int = 12, moves: int = 15) -> History:
+        """Traffic, moves and faults, then calm, then what is left to see."""
+        for directory in self.directories.values():
+            await self._settle(directory)
         for cell in self.cells.values():
             await cell.start()
+        for directory in self.directories.values():
+            directory.start()
         clients = [self.client(tenant, f"user{n}", batches) for tenant in self.tenants for n in range(users)]
         foreign = [self._foreign(tenant) for tenant in self.tenants]
-        await asyncio.gather(self.chaos(kills), *clients, *foreign)
+        unrest = [directory.unrest(moves) for directory in self.directories.values()]
+        await asyncio.gather(self.chaos(kills), *clients, *foreign, *unrest)
         while self._stray:
             await asyncio.sleep(0.1)
         self.weather.calm()
+        for directory in self.directories.values():
+            self.stuck += await directory.settle_moves()
         await self._become_quiet()
         history = await self.history()
+        for directory in self.directories.values():
+            await directory.stop()
         for cell in self.cells.values():
             await cell.kill()
         return history
@@ -269,10 +310,10 @@ class World:
         for cell in self.cells.values():
             rows = await self._rows(cell)
             stored.extend(rows)
-            ledger.extend(await _ledger(cell))
+            ledger.extend(await self._ledger(cell))
             copies.append(Copy(cell.zone, f"log of {cell.name}", await _log_text(cell), "log"))
             copies.append(Copy(cell.zone, f"store of {cell.name}", await self._store_text(cell), "store"))
-        homes = {str(name): str(tenant.cell) for table in self.tables.values() for name, tenant in table.tenants.items()}
+        homes = {str(name): str(tenant.cell) for known in self.directories.values() for name, tenant in known.edge.tenants.items()}
         canaries: dict[str, tuple[bytes, ...]] = defaultdict(tuple)
         for tenant in self.tenants:
             if any(s.tenant == tenant.name and s.answer == "acknowledged" and s.sequence == 0 for s in self.sent.values()):
@@ -285,10 +326,23 @@ class World:
         for tenant in self.tenants:
             for event in (await cell.store.list_events(tenant.name, _EVER, 1_000_000, None)).events:
                 row = event.row
-                found.append(
-                    Stored(cell.name, row.tenant, row.user_id or "", event.envelope.message_id, (row.partition, row.offset, row.ordinal))
-                )
+                # A user's partition is one of all cells: what a later home took comes after what an earlier one took.
+                position = (event.record.epoch, row.offset, row.ordinal)
+                self.accepted_by[row.tenant, event.record.epoch].add(event.record.cell)
+                found.append(Stored(cell.name, row.tenant, row.user_id or "", event.envelope.message_id, position))
         return found
+
+    async def _ledger(self, cell: SimCell) -> list[LedgerLine]:
+        """The right side is what each tenant's home tells of this cell, which is the cell itself where the tenant lives."""
+        accepted = await _accepted(cell)
+        lines = []
+        for tenant in self.tenants:
+            home = self.cells[self.directories[tenant.zone].edge.tenants[tenant.name].cell]
+            told = [line for line in await home.copies.ledger_of(tenant.name) if line.cell == cell.name]
+            right = ((line.stored, line.duplicate, line.quarantined, line.held) for line in told)
+            counts = [sum(column) for column in zip(*right, strict=True)] or [0, 0, 0, 0]
+            lines.append(LedgerLine(cell.name, tenant.name, accepted[tenant.name], *counts))
+        return lines
 
     async def _store_text(self, cell: SimCell) -> bytes:
         """The events as a reader sees them, of every tenant of every zone."""
@@ -296,23 +350,20 @@ class World:
         return b"\n".join(one.envelope.payload for events in found for one in events)
 
 
-async def _discard(serving: object) -> None:
-    await serving  # type: ignore[misc]  # an Acceptor's coroutine; its value is the client's business
+async def _wait(task: asyncio.Task[Any]) -> None:
+    """Until it has ended, however."""
+    await asyncio.wait((task,))
 
 
-async def _ledger(cell: SimCell) -> list[LedgerLine]:
-    """The left side is read from record headers alone, up to the store's positions; the right side is the store's."""
+async def _accepted(cell: SimCell) -> dict[str, int]:
+    """The left side of the ledger: read from record headers alone, up to the store's positions."""
     positions = await cell.store.positions()
     accepted: dict[str, int] = defaultdict(int)
     for partition in range(cell.log.partitions):
         for entry in await cell.log.fetch(partition, 0, 1_000_000, 1 << 40, 0.0):
             if entry.offset < positions.get(partition, 0):
                 accepted[entry.record.tenant] += entry.record.events
-    right: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0, 0])
-    for row in await cell.store.ledger():
-        for column, events in enumerate((row.stored, row.duplicate, row.quarantined, row.held)):
-            right[row.tenant][column] += events
-    return [LedgerLine(cell.name, tenant, accepted[tenant], *right[tenant]) for tenant in sorted({*accepted, *right})]
+    return accepted
 
 
 async def _log_text(cell: SimCell) -> bytes:

@@ -526,12 +526,8 @@ DELETE FROM {home}.dead_letter WHERE tenant = $1
 DELETE FROM {home}.held WHERE tenant = $1
     AND (partition, log_offset) IN (SELECT partition, log_offset FROM {home}.held WHERE tenant = $1 LIMIT $2)
 
--- name: erase_ledger
--- Some of a tenant's lines: (tenant, limit).
-DELETE FROM {home}.ledger WHERE tenant = $1 AND hour IN (SELECT hour FROM {home}.ledger WHERE tenant = $1 LIMIT $2)
-
 -- name: erase_ledger_before
--- Those of other cells: (tenant).
+-- A tenant's ledger of other cells: (tenant).
 DELETE FROM cell.ledger_before WHERE tenant = $1
 
 -- name: erase_copies
@@ -543,5 +539,5 @@ DELETE FROM cell.copy WHERE tenant = $1
 SELECT EXISTS (SELECT FROM {home}.event_row WHERE tenant = $1) OR EXISTS (SELECT FROM {home}.record WHERE tenant = $1)
     OR EXISTS (SELECT FROM {home}.node WHERE tenant = $1) OR EXISTS (SELECT FROM {home}.trait WHERE tenant = $1)
     OR EXISTS (SELECT FROM {home}.dead_letter WHERE tenant = $1) OR EXISTS (SELECT FROM {home}.held WHERE tenant = $1)
-    OR EXISTS (SELECT FROM {home}.ledger WHERE tenant = $1) OR EXISTS (SELECT FROM {home}.event WHERE tenant = $1)
+    OR EXISTS (SELECT FROM {home}.event WHERE tenant = $1)
     OR EXISTS (SELECT FROM cell.ledger_before WHERE tenant = $1)

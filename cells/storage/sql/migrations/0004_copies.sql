@@ -40,7 +40,7 @@ BEGIN
         RETURN;
     END IF;
     EXECUTE format('CREATE INDEX record_tenant ON %I.record (tenant, partition, log_offset)', name);
-    FOREACH relation IN ARRAY ARRAY['record', 'event_row', 'node', 'trait', 'dead_letter', 'held', 'ledger'] LOOP
+    FOREACH relation IN ARRAY ARRAY['record', 'event_row', 'node', 'trait', 'dead_letter', 'held'] LOOP
         EXECUTE format(
             'CREATE POLICY eraser ON %I.%I AS RESTRICTIVE FOR DELETE TO df_apply USING (EXISTS ('
             'SELECT FROM cell.ownership o WHERE o.tenant = %I.tenant AND o.state = ''released''))', name, relation, relation);
