@@ -27,6 +27,7 @@ _STORED_SQL = (
     " WHERE e.tenant = $1"
 )
 UP_SECONDS = 90.0
+_PROBES = 8
 PORTS = 120
 
 
@@ -83,8 +84,11 @@ class Running:
         made = Source(tenant, cell, zone, key, read_key, source.slug)
 
         async def known() -> bool:
-            sent = await self.ask("POST", zone, "/v1/track", made.write_key, event(f"hello-{tenant}"))
-            return sent.status == 200 and (await self.ask("GET", zone, "/v1/events", made.read_key)).status == 200
+            # So many at once take connections of their own, and connections take the edges in turn.
+            hello = event(f"hello-{tenant}")
+            sent = await asyncio.gather(*(self.ask("POST", zone, "/v1/track", made.write_key, hello) for _ in range(_PROBES)))
+            read = await asyncio.gather(*(self.ask("GET", zone, "/v1/events", made.read_key) for _ in range(_PROBES)))
+            return {answer.status for answer in (*sent, *read)} == {200}
 
         await eventually(known, f"the keys of {tenant} work", 20)
         self.sources[tenant] = made
