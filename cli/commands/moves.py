@@ -166,6 +166,7 @@ async def _tenant(directory: Directory, name: str) -> pb.Tenant:
 
 
 def sure(yes: bool, what: str) -> None:
+    """Asks whether `what` is meant, unless it was said already."""
     if not yes:
         click.confirm(f"{what}. Is that meant?", abort=True)
 
@@ -196,6 +197,7 @@ async def wait_until_switched(directory: Directory, tenants: Sequence[str]) -> N
 
 
 def table_of(found: Sequence[pb.MovingTenant]) -> Table:
+    """Moves for people."""
     table = Table("tenant", "from", "to", "state", "since", "events", "left", "now")
     for one in found:
         progress = one.progress
@@ -236,4 +238,5 @@ def _page(tenant: pb.Tenant) -> str:
 
 
 def json_of(message: pb.Tenant | pb.MovingTenant) -> str:
+    """A line for programs."""
     return MessageToJson(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True, indent=None)

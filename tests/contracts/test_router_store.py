@@ -13,9 +13,12 @@ import pytest
 from cli.local.postgres import Postgres
 from kernel.chain import Head, Verdict, verify
 from kernel.clock import DAY, Micros
+from kernel.epoch import Epoch
 from kernel.errors import Failure, Reason
 from kernel.ids import CellId, SourceId, TenantId, hash_of
 from kernel.limits import Plan
+from router.evacuation.states import Turn
+from router.evacuation.steps import StartMove, TurnMove
 from router.placement.memory import MemoryStore
 from router.placement.postgres import PostgresStore, open_store
 from router.placement.steps import (
@@ -254,6 +257,54 @@ async def test_the_audit_tells_who_did_what(store: Store) -> None:
     assert "secret-key" not in str(entries)
     assert verify(entries) == Verdict(Head(3, entries[-1].hash))
     assert [*await store.audit(0, 2), *await store.audit(2, 2)] == list(entries)
+
+
+def start(name: str, move: str, target: str | None = "b1", at: int = NOW) -> StartMove:
+    """The step that starts a move."""
+    return StartMove(TenantId(name), move, None if target is None else CellId(target), "a test's", Micros(at), 60)
+
+
+def turn(name: str, move: str, how: Turn, **other: Any) -> TurnMove:
+    """The step that takes a move on."""
+    return TurnMove(TenantId(name), move, how, Micros(NOW), **other)
+
+
+async def test_a_move_is_kept_with_its_tenant(store: Store) -> None:
+    """Law: what is read, replayed and listed is what the steps made: the fence, the new home and epoch, and the move itself."""
+    await do(store, made("one"), made("two"), PinTenant(ONE, None), PinTenant(TenantId("two"), None))
+    await do(store, start("two", "m2", at=NOW + 1), start("one", "m1"), turn("one", "m1", "begin"))
+    assert [tenant.name for tenant in await store.moving()] == ["one", "two"], "the oldest first"
+    fenced = (await do(store, turn("one", "m1", "fence"))).tenant
+    assert (fenced.cell, fenced.epoch, fenced.fenced) == ("a1", 1, True)
+    assert await store.tenant(ONE) == fenced
+    moved = (await do(store, turn("one", "m1", "switch", epoch=Epoch(1)))).tenant
+    assert (moved.cell, moved.epoch, moved.fenced) == ("b1", 2, False)
+    assert (await store.table()).tenants[ONE] == moved
+    changes = await store.changes(0)
+    assert changes is not None
+    assert changes[-1].tenant == moved
+    await do(store, turn("one", "m1", "finish"), turn("one", "m1", "erased"), turn("two", "m2", "abort"))
+    assert await store.moving() == []
+    assert (await store.tenant(ONE)).move is not None, "the last move is remembered"
+
+
+async def test_a_tenant_on_its_way_takes_room_in_both_cells(store: Store) -> None:
+    """Law: until it has switched it is counted at home and where it goes; then in its new home alone."""
+    full = TOPOLOGY.cells[1].capacity
+    await do(store, made("one", demand=full), PinTenant(ONE, None), start("one", "m1"))
+    assert await refused(store.change(made("three", "b1"), asked())) is Reason.CELL_FULL
+    assert await refused(store.change(made("three", "a1"), asked())) is Reason.CELL_FULL
+    await do(store, turn("one", "m1", "begin"), turn("one", "m1", "fence"), turn("one", "m1", "switch"))
+    assert await refused(store.change(made("three", "b1"), asked())) is Reason.CELL_FULL
+    await do(store, made("three", "a1"))
+
+
+async def test_a_switch_that_was_made_ready_for_another_fence_is_refused(store: Store) -> None:
+    """Law: whoever drained the source behind one fence cannot switch behind the next one: writes were taken in between."""
+    await do(store, made("one"), PinTenant(ONE, None), start("one", "m1"), turn("one", "m1", "begin"))
+    await do(store, turn("one", "m1", "fence"), turn("one", "m1", "unfence"), turn("one", "m1", "fence"))
+    assert await refused(store.change(turn("one", "m1", "switch", epoch=Epoch(1)), asked())) is Reason.STALE_REVISION
+    assert (await do(store, turn("one", "m1", "switch", epoch=Epoch(2)))).tenant.epoch == 3
 
 
 async def test_two_that_fill_a_cell_at_once(store: Store) -> None:

@@ -93,7 +93,7 @@ class Room:
         except Unable:
             return {}
 
-    async def wait_until(self, tenants: Sequence[Source], *states: str) -> dict[str, pb.MovingTenant]:
+    async def wait_until_all(self, tenants: Sequence[Source], *states: str) -> dict[str, pb.MovingTenant]:
         """All of them are in one of these states."""
         found: dict[str, pb.MovingTenant] = {}
 
@@ -136,7 +136,7 @@ class Room:
         """What a cell's tables hold of a tenant."""
         connection = await asyncpg.connect(self.running.fleet.dsn(cell))
         try:
-            counts = {name: await connection.fetchval(f"SELECT count(*) FROM tenants.{name} WHERE tenant = $1", tenant) for name in _TABLES}  # noqa: S608
+            counts = {name: await connection.fetchval(f"SELECT count(*) FROM tenants.{name} WHERE tenant = $1", tenant) for name in _TABLES}  # noqa: S608  # our own words
         finally:
             await connection.close()
         return {name: rows for name, rows in counts.items() if rows}
@@ -167,7 +167,7 @@ async def test_ten_tenants_move_under_load(room: Room) -> None:
     tenants = await room.tenants(10)
     async with room.clients(tenants) as clients:
         await room.move(tenants)
-        moved = await room.wait_until(tenants, "switched")
+        moved = await room.wait_until_all(tenants, "switched")
         before = [len(client.acknowledged) for client in clients]
         await eventually(lambda: all(len(c.acknowledged) > n for c, n in zip(clients, before, strict=True)), "they go on there", 30)
     for client in clients:
@@ -183,13 +183,13 @@ async def test_there_and_back_and_erased_with_proof(room: Room) -> None:
     (source,) = await room.tenants(1)
     async with room.clients([source]) as (client,):
         await room.move([source])
-        await room.wait_until([source], "switched")
+        await room.wait_until_all([source], "switched")
         assert (await room.ask_cell(HOME, source)) == (503, "MOVED")
         await room.change(source, pb.MOVE_CHANGE_ROLL_BACK)
-        await room.wait_until([source], "switched")
+        await room.wait_until_all([source], "switched")
     await room.settled(client, HOME)
     await room.change(source, pb.MOVE_CHANGE_FINISH)
-    await room.wait_until([source], "settled")
+    await room.wait_until_all([source], "settled")
     assert await room.left(source.tenant, TARGET) == {}
     assert await room.left(source.tenant, HOME) != {}, "the search is not blind"
     room.running.fleet.hold("directory/eu")
@@ -216,7 +216,7 @@ async def test_whoever_is_killed_meanwhile_the_moves_come_to_their_end(room: Roo
             await asyncio.sleep(0)
             room.running.fleet.kill(name)
             await room.running.fleet.wait_until_ready(UP_SECONDS)
-        await room.wait_until(tenants, "switched")
+        await room.wait_until_all(tenants, "switched")
     for client in clients:
         await room.settled(client, TARGET)
 
@@ -228,6 +228,6 @@ async def test_an_aborted_move_leaves_nothing_behind(room: Room) -> None:
         await room.move([source])
         state = (await room.change(source, pb.MOVE_CHANGE_ABORT)).move.state
         assert state in ("aborting", "aborted")
-        await room.wait_until([source], "aborted")
+        await room.wait_until_all([source], "aborted")
         assert await room.left(source.tenant, TARGET) == {}
     await room.settled(client, HOME)

@@ -163,6 +163,43 @@ async def test_who_only_looks_changes_nothing(served: Directory) -> None:
             assert (found[1] != "WRONG_KEY_KIND") == may, (method, token)
 
 
+async def test_moves_over_the_wire(served: Directory) -> None:
+    """Law: a move is started, changed and listed by operators, entered into the audit chain, with who and why."""
+    await served.call("CreateTenant", name="acme", pinned_cell="a1")
+    await served.call("PinTenant", tenant="acme")
+    cases = [
+        (served.call("StartMove", tenant="acme", target="b1"), "INVALID_FIELD"),
+        (served.call("StartMove", tenant="acme", target="a1", reason="why"), "INVALID_FIELD"),
+        (served.call("StartMove", tenant="acme", target="us-1", reason="why"), "UNKNOWN_CELL"),
+        (served.call("StartMove", tenant="acme", reason="why", keep_seconds=10**9), "INVALID_FIELD"),
+        (served.call("StartMove", tenant="stranger", reason="why"), "UNKNOWN_TENANT"),
+        (served.call("ChangeMove", tenant="acme", change=pb.MOVE_CHANGE_ABORT, reason="why"), "NOT_MOVING"),
+        (served.call("EvacuateCell", cell="us-1", reason="why"), "UNKNOWN_CELL"),
+    ]
+    for call, reason in cases:
+        assert (await reason_of(call))[1] == reason
+    planned = await served.call("EvacuateCell", cell="a1", reason="why", intent=pb.Intent(dry_run=True))
+    assert [(one.tenant, one.move.target) for one in planned.moves] == [("acme", "b1")]
+    assert not (await served.call("ListMoves", ended=True)).moves
+    begun = await served.call("StartMove", tenant="acme", reason="why", intent=pb.Intent(request_id="r1"))
+    assert (begun.move.source, begun.move.target, begun.move.state, begun.move.keep_seconds) == ("a1", "b1", "registered", 3_600)
+    again = await served.call("StartMove", tenant="acme", reason="why", intent=pb.Intent(request_id="r1"))
+    assert again.move.id == begun.move.id
+    assert (await reason_of(served.call("StartMove", tenant="acme", reason="why")))[1] == "TENANT_MOVING"
+    listed = await served.call("ListMoves")
+    assert [(one.tenant, one.move) for one in listed.moves] == [("acme", begun.move)]
+    assert not (await served.call("EvacuateCell", cell="a1", reason="why")).moves, "who is on the way out is left to its move"
+    paused = await served.call("ChangeMove", tenant="acme", change=pb.MOVE_CHANGE_PAUSE, reason="look first")
+    assert (paused.move.paused, paused.move.remark) == (True, "look first")
+    assert (await reason_of(served.call("ChangeMove", tenant="acme", reason="why")))[1] == "INVALID_FIELD"
+    assert (await reason_of(served.call("ChangeMove", tenant="acme", change=pb.MOVE_CHANGE_FINISH, reason="why")))[1] == "MOVE_NOT_NOW"
+    ended = await served.call("ChangeMove", tenant="acme", change=pb.MOVE_CHANGE_ABORT, reason="no more")
+    assert (ended.move.state, ended.move.paused, ended.cell, ended.epoch) == ("aborted", False, "a1", 1)
+    assert not (await served.call("ListMoves")).moves
+    entries = (await served.call("ListAudit")).entries
+    assert [entry.action for entry in entries][-3:] == ["StartMove", "PauseMove", "TurnMove"]
+
+
 async def test_a_repeated_request_shows_no_key_twice(served: Directory) -> None:
     """Law: the same request again is answered as at first but for the key, which only the one that minted it shows; a request of another
     text may not have its name; who asked stands in the audit chain."""

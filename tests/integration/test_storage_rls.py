@@ -13,7 +13,7 @@ from cells.storage.postgres_provision import Dsns, provision
 from cells.storage.postgres_read import PostgresReader
 from cells.storage.sql import Migration, migrations
 from kernel.clock import day_of
-from kernel.effects import IdentityClaim, TraitClaim
+from kernel.effects import DeadLetter, HeldRecord, IdentityClaim, TraitClaim
 from kernel.ids import TenantId, message_keys
 from tests.support.postgres import Databases
 from tests.support.storage_room import ACME, GLOBEX, NOW, PASSWORDS, Room, effects, event, postgres_room
@@ -155,8 +155,7 @@ async def test_what_is_added_to_a_partition_is_seen_by_its_own_tenant_alone(quer
 @pytest.mark.parametrize(
     "statement",
     [
-        "DELETE FROM tenants.event_row",
-        "DELETE FROM tenants.record",
+        "DELETE FROM tenants.ledger",
         "UPDATE tenants.event_row SET name = 'x'",
         "TRUNCATE tenants.trait",
         "DROP TABLE tenants.ledger",
@@ -187,9 +186,32 @@ async def test_the_previous_versions_events_may_be_moved_away_by_the_apply_role_
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await connection.execute("DELETE FROM tenants.event")
     await audit.close()
-    for table in TABLES:
+
+
+@pytest.mark.parametrize("table", TABLES)
+async def test_only_a_tenant_that_lives_elsewhere_can_be_removed(
+    postgres_room: Room, filled: Dsns, apply: asyncpg.Connection, table: str
+) -> None:
+    """Whatever a statement of the apply role says, rows of a tenant that the cell owns stay; so do partitions, and the query role removes
+    nothing at all."""
+    held = HeldRecord(GLOBEX, NOW, 900, 1, b"x")
+    letter = DeadLetter(GLOBEX, NOW, 901, 0, "bad", "UNPROCESSABLE_EVENT", "", b"x")
+    await postgres_room.apply(effects(held=(held,), dead_letters=(letter,)))
+    counted = f"SELECT tenant, count(*) FROM tenants.{table} GROUP BY tenant"  # noqa: S608  # the test's own text
+    before = {row["tenant"]: row["count"] for row in await apply.fetch(counted)}
+    assert before[GLOBEX]
+    remove = f"DELETE FROM tenants.{table}"  # noqa: S608  # the test's own text
+    assert await apply.execute(remove) == "DELETE 0"
+    await postgres_room.own(GLOBEX, 2, "released")
+    assert await apply.execute(remove) == f"DELETE {before.pop(GLOBEX)}"
+    assert {row["tenant"]: row["count"] for row in await apply.fetch(counted)} == before
+    query = await asyncpg.connect(filled.query)
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await query.execute(remove)
+    await query.close()
+    if table in ("event_row", "record"):
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
-            await apply.execute(f"DELETE FROM tenants.{table}")  # noqa: S608  # the test's own text
+            await apply.execute(f"DELETE FROM tenants.{table}_{day_of(NOW):%Y%m%d}")  # noqa: S608  # the test's own text
 
 
 @pytest.mark.parametrize("statement", ["UPDATE cell.audit SET actor = 'x'", "DELETE FROM cell.audit", "TRUNCATE cell.audit"])
