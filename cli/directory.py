@@ -14,6 +14,7 @@ from dataflow.routing.v1 import routing_pb2 as pb
 from dataflow.routing.v1 import routing_pb2_grpc
 
 CALL_SECONDS: Final = 10.0
+_PLAN_SECONDS: Final = 300.0  # for a step of each tenant of a cell
 
 
 class Directory:
@@ -86,7 +87,7 @@ class Directory:
         return answer
 
     async def start_move(
-        self, tenant: str, target: str, reason: str, keep_seconds: int | None, intent: pb.Intent | None = None
+        self, tenant: str, target: str, reason: str, keep_seconds: int | None = None, intent: pb.Intent | None = None
     ) -> pb.Tenant:
         """Registers a move; to the best other cell when `target` is empty."""
         request = pb.StartMoveRequest(tenant=tenant, target=target, reason=reason, keep_seconds=keep_seconds, intent=intent)
@@ -107,7 +108,7 @@ class Directory:
     async def evacuate_cell(self, cell: str, reason: str, keep_seconds: int | None, intent: pb.Intent) -> Sequence[pb.MovingTenant]:
         """The moves that empty a cell."""
         request = pb.EvacuateCellRequest(cell=cell, reason=reason, keep_seconds=keep_seconds, intent=intent)
-        answer: pb.EvacuateCellResponse = await self._call(self._stub.EvacuateCell, request)
+        answer: pb.EvacuateCellResponse = await self._call(self._stub.EvacuateCell, request, _PLAN_SECONDS)
         return answer.moves
 
     async def create_source(self, tenant: str, name: str, intent: pb.Intent | None = None) -> tuple[pb.Source, str]:
@@ -148,9 +149,9 @@ class Directory:
         answer: pb.RevokeKeyResponse = await self._call(self._stub.RevokeKey, pb.RevokeKeyRequest(hash=key_hash, intent=intent))
         return answer.revision
 
-    async def _call(self, method: Any, request: object) -> Any:
+    async def _call(self, method: Any, request: object, seconds: float = CALL_SECONDS) -> Any:
         try:
-            return await method(request, metadata=self._metadata, timeout=CALL_SECONDS, wait_for_ready=False)
+            return await method(request, metadata=self._metadata, timeout=seconds, wait_for_ready=False)
         except grpc.aio.AioRpcError as error:
             raise Unable(*explain(error, f"the directory at {self._address}")) from error
 

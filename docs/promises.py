@@ -116,7 +116,16 @@ NUMBERS: Final = (
     Promise(
         "P6", "a region is killed, in zone", "< 0.1 % of requests fail, no gap > 1 s; processing at the peer in < 10 s; 0 lost in the end"
     ),
-    Promise("P7", "planned move of a tenant", "write pause < 1 s; 0 lost, 0 duplicated, order kept"),
+    Promise(
+        "P7",
+        "planned move of a tenant",
+        "write pause < 1 s; 0 lost, 0 duplicated, order kept",
+        "python -m bench.moves",
+        (
+            "tests/e2e/test_moves.py::test_ten_tenants_move_under_load",
+            "tests/simulation/test_fleet.py::test_whatever_crashes_nothing_acknowledged_is_lost_and_nothing_leaks",
+        ),
+    ),
     Promise("P8", "a neighbour sends 50x its quota", "the victim's p99 rises by < 20 %", "python -m bench.cell --scenario noisy"),
     Promise(
         "P9",

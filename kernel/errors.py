@@ -194,7 +194,7 @@ class Reason(Enum):
         Grpc.UNAVAILABLE,
         Retry.LATER,
         "the tenant has moved; send the same request again",
-        "an edge lags behind the directory",
+        "a move has it fenced for a moment (`dataflow moves list`), or an edge lags behind the directory",
     )
     CELL_UNAVAILABLE = Spec(
         "API-5033",

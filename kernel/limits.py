@@ -95,6 +95,7 @@ COPY_BYTES: Final = 1 * KIB * KIB  # of a part: what one step of a copy reads, h
 COPY_BYTES_MAX: Final = 4 * KIB * KIB
 COPY_PIECE_BYTES: Final = 1 * KIB * KIB  # of a message
 COPY_PART_BYTES_MAX: Final = 64 * KIB * KIB  # what lies at one place is never parted: the largest record, with its rows
+DIGEST_SECONDS_MAX: Final = 600.0  # of everything that a cell keeps of a tenant, day by day
 COPY_SHARE: Final = 0.5  # of the time in which a copy works; in the rest of it it waits, so that others have the cells
 COPY_ROUNDS_MAX: Final = 120  # that a copy tries to catch up with a source that stays behind
 MOVES_MAX: Final = 2

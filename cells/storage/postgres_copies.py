@@ -99,21 +99,23 @@ class PostgresCopies:
                 return _copy(await connection.fetchrow(sql("copy"), chunk.tenant, origin))
 
     async def digest(self, tenant: TenantId, after: Cursor | None, until: Cursor | None) -> Totals:
-        """See the port. Of everything it is one statement per day, each in a state of its own: what lies before a cursor stays."""
+        """See the port. Of everything it is a few statements per day, each in a state of its own: what lies before a cursor stays."""
         if after is not None and until is not None:
             async with self._snapshot(tenant) as source:
                 return await source.digest_at(await export.keys_between(source, after, until))
         offsets = until.given if until is not None else {}
         bounds = (list(offsets), list(offsets.values()), until is None)
-        total = Totals()
         async with self._connection() as connection:
             home = (await _ownership(connection, "ownership", tenant)).home
-            for row in await connection.fetch(sql("days_of", home), tenant):
-                events = await connection.fetchrow(sql("digest_day", home), tenant, row["received_day"], *bounds)
-                records = await connection.fetchrow(sql("digest_records", home), tenant, row["received_day"], *bounds)
-                total += Totals(*_digest(events), *_digest(records))
+            days = [row["received_day"] for row in await connection.fetch(sql("days_of", home), tenant)]
             others = await connection.fetchrow(sql("digest_others", home), tenant, *bounds)
-        return total + Totals(0, 0, 0, 0, *_digest(others))
+        total = Totals(0, 0, 0, 0, *_digest(others))
+        for day in days:
+            async with self._connection() as connection:
+                events = await connection.fetchrow(sql("digest_day", home), tenant, day, *bounds)
+                records = await connection.fetchrow(sql("digest_records", home), tenant, day, *bounds)
+                total += Totals(*_digest(events), *_digest(records))
+        return total
 
     async def digest_profiles(self, tenant: TenantId) -> Totals:
         """See the port."""

@@ -16,7 +16,7 @@ from kernel.epoch import Epoch
 from kernel.errors import Failure, Reason
 from kernel.ids import CellId, TenantId
 from kernel.journal import Signed
-from kernel.limits import APPLY_SECONDS_MAX, COPY_BYTES, COPY_PIECE_BYTES, FENCE_SECONDS_MAX
+from kernel.limits import APPLY_SECONDS_MAX, COPY_BYTES, COPY_PIECE_BYTES, DIGEST_SECONDS_MAX, FENCE_SECONDS_MAX
 from kernel.orders import HEADER, order_now, packed
 from router.evacuation.cells import Copy, Offsets, Part, Totals
 from router.placement.table import CellEndpoint
@@ -112,7 +112,7 @@ class GrpcCells:
 
     async def _digest(self, cell: CellId, request: pb.DigestRequest) -> Totals:
         order = self._order(cell, TenantId(request.tenant))
-        return _totals((await _called(self._copies(cell).Digest(request, metadata=order, timeout=APPLY_SECONDS_MAX))).totals)
+        return _totals((await _called(self._copies(cell).Digest(request, metadata=order, timeout=DIGEST_SECONDS_MAX))).totals)
 
     def _order(self, cell: CellId, tenant: TenantId) -> tuple[tuple[str, bytes]]:
         return ((HEADER, packed(self._signer.sign(order_now(cell, tenant, self._clock.now()).text()))),)

@@ -108,6 +108,12 @@ class Running:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
+    def fails(self, *arguments: str, code: int = 2) -> str:
+        """All that it says; it must fail with this code."""
+        done = self.run(*arguments)
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
@@ -219,6 +225,45 @@ def test_keys_are_rotated(running: Running) -> None:
     assert f"key {beginning} (revoked)" in running.says("tenants", "show", "rota")
     unknown = running.run("keys", "revoke", "rota", "0000", "--yes")
     assert (unknown.returncode, "has no key that this names" in unknown.stderr) == (2, True)
+
+
+def test_a_move_is_started_looked_at_and_changed(running: Running) -> None:
+    """Readable for people, whole for programs; what is dangerous is asked for; a dry run keeps nothing."""
+    running.says("tenants", "create", "rover", "--zone", "eu", "--cell", "eu-west-1-a")
+    assert "the tenant is pinned" in running.fails("moves", "start", "rover", "--reason", "why")
+    running.says("tenants", "unpin", "rover")
+    assert "was never moved" in running.says("moves", "show", "rover")
+    assert "dry run, nothing is kept" in running.says("moves", "start", "rover", "--reason", "why", "--dry-run")
+    assert "was never moved" in running.says("moves", "show", "rover")
+    begun = running.says("moves", "start", "rover", "--reason", "a quieter cell", "--keep", "60")
+    assert "from eu-west-1-a to eu-central-1-a: a quieter cell" in begun
+    assert "registered" in running.says("moves", "list")
+    shown = json.loads(running.says("moves", "show", "rover", "--output", "json"))
+    assert (shown["move"]["state"], shown["move"]["keep_seconds"]) == ("registered", 60)
+    assert "is being moved already" in running.fails("moves", "start", "rover", "--reason", "why")
+    assert "registered (paused)" in running.says("moves", "pause", "rover", "--reason", "look first")
+    assert "paused" not in running.says("moves", "resume", "rover", "--reason", "looked")
+    assert "the move's state does not allow it" in running.fails("moves", "finish", "rover", "--reason", "why", "--yes")
+    assert "Is that meant?" in running.fails("moves", "rollback", "rover", "--reason", "why", code=1)
+    assert "aborted" in running.says("moves", "abort", "rover", "--reason", "no more")
+    assert "rover" not in running.says("moves", "list")
+    assert json.loads(running.says("moves", "list", "--ended", "--output", "json").splitlines()[0])["tenant"] == "rover"
+
+
+def test_a_cell_is_evacuated_by_a_plan(running: Running) -> None:
+    """The plan is shown before anybody is asked; a cell that nobody can leave is refused with the reason."""
+    running.says("tenants", "create", "lodger", "--zone", "us", "--cell", "us-east-1-a")
+    assert "lodger is pinned to us-east-1-a" in running.fails("cells", "evacuate", "us-east-1-a", "--reason", "why", "--yes")
+    running.says("tenants", "unpin", "lodger")
+    tried = running.says("cells", "evacuate", "us-east-1-a", "--reason", "why", "--dry-run")
+    assert "us-west-2-a" in tried
+    assert "nothing was changed" in tried
+    assert "Is that meant?" in running.fails("cells", "evacuate", "us-east-1-a", "--reason", "why", code=1)
+    assert "lodger" not in running.says("moves", "list")
+    assert "1 moves were started" in running.says("cells", "evacuate", "us-east-1-a", "--reason", "why", "--yes")
+    assert "lodger" in running.says("moves", "list")
+    assert "not on its way out already" in running.says("cells", "evacuate", "us-east-1-a", "--reason", "why", "--yes")
+    assert "there is no cell nowhere" in running.fails("cells", "evacuate", "nowhere", "--reason", "why")
 
 
 def test_the_audit_tells_who_did_what(running: Running) -> None:
