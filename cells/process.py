@@ -41,6 +41,7 @@ class Process:
     tasks: dict[str, Callable[[], Awaitable[None]]] = field(default_factory=dict)
     drains: list[Callable[[float], Awaitable[None]]] = field(default_factory=list)
     degraded: dict[str, str] = field(default_factory=dict)
+    owning: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def every(self, name: str, seconds: float, act: Callable[[], Awaitable[object]]) -> None:
         """Runs `act` now and then. A Failure is the weather: the next turn tries again."""

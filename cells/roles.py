@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from collections.abc import Mapping
 
@@ -47,7 +46,6 @@ from kernel.ids import CellId, TenantId
 _LAG_SECONDS = 1.0
 _CHECK_SECONDS = 2.0
 _HOUSEKEEPING_SECONDS = 600.0
-_OWN_SECONDS = 60.0
 
 
 async def open_log(process: Process, role: Role) -> EventLog:
@@ -112,10 +110,7 @@ async def open_store(process: Process) -> PostgresStore:
             process.follower.changed.clear()
             try:
                 await own(process, store)
-                async with asyncio.timeout(_OWN_SECONDS):
-                    await process.follower.changed.wait()
-            except TimeoutError:
-                continue
+                await process.follower.changed.wait()
             except Failure:
                 await process.clock.sleep(1.0)
 
@@ -125,10 +120,17 @@ async def open_store(process: Process) -> PostgresStore:
 
 
 async def own(process: Process, store: PostgresStore) -> None:
-    """Tells the store which tenants the directory gives to this cell."""
-    admission, cell = process.follower.current, CellId(process.config.cell)
-    dedicated = [t.name for t in admission.tenants.values() if t.dedicated and t.cell == cell]
-    await store.own(admission.ownerships(cell), dedicated)
+    """When it returns, the store has heard all that the directory has told this process of ownerships."""
+    async with process.owning:
+        admission, cell = process.follower.current, CellId(process.config.cell)
+        touched = process.follower.take_touched()
+        try:
+            known = admission.tenants if touched is None else touched
+            dedicated = [t.name for t in map(admission.tenants.get, known) if t is not None and t.dedicated and t.cell == cell]
+            await store.own(admission.ownerships(cell, touched), dedicated)
+        except BaseException:
+            process.follower.give_back(touched)
+            raise
 
 
 def add_processing(process: Process, log: EventLog, store: Applier, local: PostgresStore | None) -> None:

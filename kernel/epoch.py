@@ -6,6 +6,7 @@ door 2 compares an applier's claim with the cell's ownership row. The epoch insi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NewType
 
@@ -40,7 +41,7 @@ class Claim:
     """What an applier believes that it owns: its cell, and the epoch of each tenant of that cell."""
 
     cell: CellId
-    epochs: dict[TenantId, Epoch]
+    epochs: Mapping[TenantId, Epoch]
 
 
 def door_one(stamp: Stamp, home: CellId, epoch: Epoch) -> bool:

@@ -17,7 +17,7 @@ from cells.admission.table import Admission, Update
 from kernel.clock import Clock
 from kernel.errors import Failure
 from kernel.follow import Shelf, backoff
-from kernel.ids import ZoneName
+from kernel.ids import TenantId, ZoneName
 from kernel.journal import Journal, Signed
 from kernel.metrics import Meter
 
@@ -38,6 +38,7 @@ class Follower:
     ) -> None:
         self.current = Admission(zone)
         self.changed = asyncio.Event()
+        self._touched: set[TenantId] | None = None  # None: all
         self._shelf = Shelf(journal)
         self._directory = directory
         self._clock = clock
@@ -52,6 +53,16 @@ class Follower:
     def verify(self, signed: Signed) -> bool:
         """Whether the directory signed this."""
         return self._shelf.verify(signed)
+
+    def take_touched(self) -> frozenset[TenantId] | None:
+        """The tenants that changed since this was asked last; None when all may have."""
+        touched = None if self._touched is None else frozenset(self._touched)
+        self._touched = set()
+        return touched
+
+    def give_back(self, touched: frozenset[TenantId] | None) -> None:
+        """What was taken and could not be used."""
+        self._touched = None if touched is None or self._touched is None else self._touched | touched
 
     def boot(self) -> bool:
         """Loads the journal; whether there was anything in it."""
@@ -111,6 +122,7 @@ class Follower:
             self._meter.add(ADMISSION_REFUSED, why=failure.reason.name.lower())
             return None
         self.current = table
+        self._touched = None if update.whole or self._touched is None else self._touched | {tenant.name for tenant in update.tenants}
         self._meter.set(ADMISSION_REVISION, table.revision)
         self.changed.set()
         return update

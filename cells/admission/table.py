@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+
+from immutables import Map
 
 from kernel import placement_rules
 from kernel.epoch import FIRST_EPOCH, Claim, Epoch, Ownership
@@ -54,13 +57,13 @@ class Update:
 
 @dataclass(frozen=True)
 class Admission:
-    """Look-ups are by hash or by name; nothing is scanned on the hot path."""
+    """Look-ups are by hash or by name; nothing is scanned on the hot path, and a change costs what changes."""
 
     zone: ZoneName
     revision: int = 0
-    tenants: dict[TenantId, Tenant] = field(default_factory=dict)
-    keys: dict[KeyHash, tuple[TenantId, Credential]] = field(default_factory=dict)
-    slugs: dict[str, tuple[TenantId, SourceId]] = field(default_factory=dict)
+    tenants: Map[TenantId, Tenant] = field(default_factory=Map)
+    keys: Map[KeyHash, tuple[TenantId, Credential]] = field(default_factory=Map)
+    slugs: Map[str, tuple[TenantId, SourceId]] = field(default_factory=Map)
     zone_urls: dict[ZoneName, str] = field(default_factory=dict)
 
     def apply(self, update: Update) -> Admission:
@@ -68,41 +71,54 @@ class Admission:
         placement_rules.check(self, update)
         if update.whole:
             return self._replaced(update)
-        tenants, keys, slugs = dict(self.tenants), dict(self.keys), dict(self.slugs)
+        tenants, keys, slugs = self.tenants.mutate(), self.keys.mutate(), self.slugs.mutate()
         for tenant in update.tenants:
             if (old := tenants.get(tenant.name)) is not None:
                 for credential in old.credentials:
                     keys.pop(credential.hash, None)
                 for slug, _ in old.slugs:
                     slugs.pop(slug, None)
-            _enter(tenant, tenants, keys, slugs)
-        return replace(self, revision=update.to_revision, tenants=tenants, keys=keys, slugs=slugs)
+            tenants[tenant.name] = tenant
+            keys.update({credential.hash: (tenant.name, credential) for credential in tenant.credentials})
+            slugs.update({slug: (tenant.name, source) for slug, source in tenant.slugs})
+        return replace(self, revision=update.to_revision, tenants=tenants.finish(), keys=keys.finish(), slugs=slugs.finish())
 
     def _replaced(self, update: Update) -> Admission:
-        fresh = Admission(self.zone, update.to_revision, zone_urls=dict(update.zone_urls or self.zone_urls))
-        for tenant in update.tenants:
-            _enter(tenant, fresh.tenants, fresh.keys, fresh.slugs)
-        return fresh
+        tenants = {tenant.name: tenant for tenant in update.tenants}
+        keys = {credential.hash: (tenant.name, credential) for tenant in update.tenants for credential in tenant.credentials}
+        slugs = {slug: (tenant.name, source) for tenant in update.tenants for slug, source in tenant.slugs}
+        return Admission(self.zone, update.to_revision, Map(tenants), Map(keys), Map(slugs), dict(update.zone_urls or self.zone_urls))
 
     def claim(self, cell: CellId) -> Claim:
         """What an applier of `cell` may believe that it owns: its tenants, and what nobody can read."""
-        return Claim(cell, {UNREADABLE: FIRST_EPOCH} | {name: tenant.epoch for name, tenant in self.tenants.items() if tenant.cell == cell})
+        return Claim(cell, _Epochs(self.tenants, cell))
 
-    def ownerships(self, cell: CellId) -> list[Ownership]:
-        """The cell's ownership rows as the directory sees them: of its own tenants `owner`, of all others `released`. What nobody can
-        read is every cell's own."""
-        tenants = [Ownership(name, tenant.epoch, "owner" if tenant.cell == cell else "released") for name, tenant in self.tenants.items()]
-        return [Ownership(UNREADABLE, FIRST_EPOCH, "owner"), *tenants]
+    def ownerships(self, cell: CellId, names: Iterable[TenantId] | None = None) -> list[Ownership]:
+        """The cell's ownership rows as the directory sees them, of all tenants or of some: of its own `owner`, of all others `released`.
+        What nobody can read is every cell's own."""
+        named = (self.tenants[name] for name in names if name in self.tenants) if names is not None else self.tenants.values()
+        rows = [Ownership(tenant.name, tenant.epoch, "owner" if tenant.cell == cell else "released") for tenant in named]
+        return [Ownership(UNREADABLE, FIRST_EPOCH, "owner"), *rows] if names is None else rows
 
 
-def _enter(
-    tenant: Tenant,
-    tenants: dict[TenantId, Tenant],
-    keys: dict[KeyHash, tuple[TenantId, Credential]],
-    slugs: dict[str, tuple[TenantId, SourceId]],
-) -> None:
-    tenants[tenant.name] = tenant
-    for credential in tenant.credentials:
-        keys[credential.hash] = (tenant.name, credential)
-    for slug, source in tenant.slugs:
-        slugs[slug] = (tenant.name, source)
+@dataclass(frozen=True)
+class _Epochs(Mapping[TenantId, Epoch]):
+    """The epochs of one cell's tenants, looked up when they are asked for: an apply asks for a few of very many."""
+
+    tenants: Mapping[TenantId, Tenant]
+    cell: CellId
+
+    def __getitem__(self, name: TenantId) -> Epoch:
+        if name == UNREADABLE:
+            return FIRST_EPOCH
+        tenant = self.tenants[name]
+        if tenant.cell != self.cell:
+            raise KeyError(name)
+        return tenant.epoch
+
+    def __iter__(self) -> Iterator[TenantId]:
+        yield UNREADABLE
+        yield from (name for name, tenant in self.tenants.items() if tenant.cell == self.cell)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)

@@ -94,13 +94,16 @@ def _micros(proto: Timestamp) -> Micros:
 
 
 def apply_request(apply: Apply) -> storage_pb2.ApplyRequest:
-    """One apply."""
+    """One apply, with the claim to whom it names: a cell has very many tenants."""
+    effects, claimed = apply.effects, apply.claim.epochs
+    named = {tenant for tenant, _ in effects.accepted}
+    named |= {claim.tenant for claim in effects.identities} | {claim.tenant for claim in effects.traits}
     return storage_pb2.ApplyRequest(
         partition=apply.effects.partition,
         expected=apply.expected,
         next=apply.next,
         cell=apply.claim.cell,
-        epochs={str(tenant): int(epoch) for tenant, epoch in apply.claim.epochs.items()},
+        epochs={str(tenant): int(claimed[tenant]) for tenant in sorted(named) if tenant in claimed},
         effects=encode_effects(apply.effects),
     )
 

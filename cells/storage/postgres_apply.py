@@ -124,9 +124,12 @@ class PostgresStore:
 
     async def own(self, ownerships: Sequence[Ownership], dedicated: Sequence[TenantId]) -> None:
         """See the port."""
+        if not ownerships and not dedicated:
+            return
         async with self._session.connection(APPLY_SECONDS_MAX) as connection:
             homes = {tenant: await connection.fetchval(sql("dedicate"), tenant) for tenant in sorted(set(dedicated))}
-            known = {row["tenant"]: _ownership(row) for row in await connection.fetch(sql("ownerships"))}
+            named = [one.tenant for one in ownerships]
+            known = {row["tenant"]: _ownership(row) for row in await connection.fetch(sql("ownerships_of"), named)}
             changed = list(own.grow(known, ownerships).values())
             async with connection.transaction():
                 if changed:
@@ -135,7 +138,8 @@ class PostgresStore:
                     )
                 for tenant, home in homes.items():
                     await connection.execute(sql("settle"), tenant, home)
-            await self._learn_homes(connection)
+            if homes:
+                await self._learn_homes(connection)
 
     async def maintain(self) -> None:
         """Makes the day partitions ahead of now, so that no apply has to wait for one, and moves what the previous version stored.
@@ -231,8 +235,8 @@ class PostgresStore:
         return found[0]["moved"], own.fenced(apply.claim, claimed, {row["tenant"]: _ownership(row) for row in rows})
 
     async def _learn_homes(self, connection: Connection) -> None:
-        rows = await connection.fetch(sql("ownerships"))
-        self._known.homes = {TenantId(row["tenant"]): row["home"] for row in rows if row["home"] != SHARED}
+        rows = await connection.fetch(sql("homes_apart"), SHARED)
+        self._known.homes = {TenantId(row["tenant"]): row["home"] for row in rows}
 
 
 @dataclass(frozen=True, slots=True)

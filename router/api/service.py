@@ -286,7 +286,7 @@ class RouterService(routing_pb2_grpc.RouterServiceServicer):
     async def _steps(self, at: int, table: Table) -> list[_Signed]:
         """What leads a watcher on from `at`: its next changes, or one whole update when these cannot be replayed."""
         if 0 < at < table.revision <= at + REPLAY_CHANGES_MAX:
-            changes = await self._store.changes(at)
+            changes = self._mirror.changes(at) or await self._store.changes(at)
             if changes and all(change.tenant is not None for change in changes):
                 # The store may be ahead of the table: a watcher that is told more would be taken for one that knows too much.
                 told = [change for change in changes if change.revision <= table.revision]

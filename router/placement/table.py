@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
+from immutables import Map
+
 from kernel import placement_rules
 from kernel.clock import Micros
 from kernel.epoch import Epoch
@@ -130,7 +132,7 @@ class Update:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Who lives where, at `revision`. Nothing in it is ever changed in place."""
+    """Who lives where, at `revision`. Nothing in it is ever changed in place; `tenants` becomes a map that tables share."""
 
     zone: ZoneName
     revision: int
@@ -138,20 +140,23 @@ class Table:
     cells: Mapping[CellId, CellEndpoint]
     zones: Mapping[ZoneName, str]
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tenants", Map(self.tenants))
+
     def apply(self, update: Update) -> Table:
         """The table after `update`. Raises Failure(SNAPSHOT_REFUSED) when a rule forbids it; this table stays good."""
         return self.apply_all((update,))
 
     def apply_all(self, updates: Iterable[Update]) -> Table:
-        """As `apply` one after another, but the tenants are copied once: a journal of thousands is read this way."""
-        table, tenants = self, dict(self.tenants)
+        """As `apply` one after another. Each table shares with the one before it what does not change."""
+        table, tenants = self, Map(self.tenants)
         for update in updates:
             _check(table, update)
             if update.topology is None:
-                tenants.update((t.name, replace(t, since=update.to_revision)) for t in update.tenants)
+                tenants = tenants.update({t.name: replace(t, since=update.to_revision) for t in update.tenants})
                 table = replace(table, revision=update.to_revision, tenants=tenants)
             else:
-                tenants = {t.name: _kept(tenants.get(t.name), t, update.to_revision) for t in update.tenants}
+                tenants = Map({t.name: _kept(tenants.get(t.name), t, update.to_revision) for t in update.tenants})
                 cells = {c.cell: c for c in update.topology.cells}
                 table = Table(table.zone, update.to_revision, tenants, cells, dict(update.topology.zones))
         return table
@@ -159,7 +164,7 @@ class Table:
     def whole(self) -> Update:
         """The update that leads a follower without anything here."""
         topology = Topology(tuple(self.cells.values()), tuple(self.zones.items()))
-        return Update(self.zone, 0, self.revision, tuple(self.tenants.values()), topology)
+        return Update(self.zone, 0, self.revision, tuple(self.tenants[name] for name in sorted(self.tenants)), topology)
 
 
 def empty(zone: ZoneName) -> Table:

@@ -107,7 +107,7 @@ async def test_every_change_is_one_revision(store: Store) -> None:
     assert held.sources[0].write_keys == (Credential(hash_of("k1"), True), Credential(hash_of("k2")))
     assert held.read_keys == (Credential(hash_of("r1")),)
     table = await store.table()
-    assert (table.revision, table.zone, table.tenants, table.zones) == (10, EU, {ONE: held}, ZONES)
+    assert (table.revision, table.zone, dict(table.tenants), table.zones) == (10, EU, {ONE: held}, ZONES)
     assert tuple(table.cells.values()) == TOPOLOGY.cells
     assert await store.revision() == 10
     await do(store, PinTenant(ONE, None))

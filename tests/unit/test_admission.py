@@ -300,3 +300,35 @@ def test_a_key_hash_is_all_that_a_table_holds() -> None:
     """The key itself is nowhere in it."""
     assert KEY not in repr(fixture_admission())
     assert KeyHash(hash_of(KEY)) in fixture_admission().keys
+
+
+async def test_a_follower_tells_whom_it_has_heard_of_since(tmp_path: Path) -> None:
+    """Law: after a whole map all tenants may have changed; then those of each change, until somebody has taken them; what could not be used
+    is asked for again."""
+    room = Room(tmp_path / "journal", [signed(1, 0, "a")])
+    assert room.follower.take_touched() is None
+    await room.follow(1)
+    assert room.follower.take_touched() is None
+    assert room.follower.take_touched() == frozenset()
+    room.directory.watches = [[signed(2, 1, "b"), signed(3, 2, "c"), None]]
+    running = asyncio.create_task(room.follower.follow())
+    await eventually(lambda: room.follower.current.revision == 3, "the changes arrive")
+    touched = room.follower.take_touched()
+    assert touched == frozenset(map(TenantId, "bc"))
+    room.follower.give_back(touched)
+    assert room.follower.take_touched() == touched
+    room.follower.give_back(None)
+    room.follower.give_back(touched)
+    assert room.follower.take_touched() is None
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+def test_a_claim_knows_whom_the_cell_owns_and_nobody_else() -> None:
+    """Law: looked up or gone through, it is what the table says of this cell, and what nobody can read."""
+    elsewhere = replace(tenant("globex"), cell=CellId("eu-central-1-a"))
+    claim = Admission(EU).apply(whole(1, tenant("acme", 3), elsewhere)).claim(CELL)
+    assert dict(claim.epochs) == {UNREADABLE: 1, "acme": 3}
+    assert len(claim.epochs) == 2
+    assert claim.epochs.get(TenantId("globex")) is None
+    assert claim.epochs.get(TenantId("nobody")) is None

@@ -69,10 +69,16 @@ all_effects = st.builds(
 
 @given(all_effects)
 def test_effects_come_out_as_they_went_in(effects: Effects) -> None:
-    """Every field of every kind of effect."""
-    apply = Apply(effects, Claim(CellId("c"), {ACME: Epoch(3)}), 4, 5)
+    """Every field of every kind of effect; and the claim, to whom they name: a claim to anybody else is not worth its bytes."""
+    named = (
+        {tenant for tenant, _ in effects.accepted}
+        | {claim.tenant for claim in effects.identities}
+        | {claim.tenant for claim in effects.traits}
+    )
+    claim = Claim(CellId("c"), dict.fromkeys([*named, TenantId("somebody-else")], Epoch(3)))
     assert wire.decode_effects(wire.encode_effects(effects)) == effects
-    assert codec_grpc.apply_of(codec_grpc.apply_request(apply)) == apply
+    back = codec_grpc.apply_of(codec_grpc.apply_request(Apply(effects, claim, 4, 5)))
+    assert back == Apply(effects, Claim(CellId("c"), dict.fromkeys(named, Epoch(3))), 4, 5)
 
 
 @pytest.mark.parametrize("data", [b"", b"\x90", b"\xff", wire.encode_effects(Effects(0)).replace(b"\x99\x02", b"\x99\x01", 1)])

@@ -95,9 +95,13 @@ FROM (VALUES (1)) AS one LEFT JOIN (SELECT * FROM owned UNION ALL SELECT * FROM 
 -- Until the transaction ends, nobody applies rows of these tenants: a conversion's part of what `alone` is to an apply.
 SELECT FROM cell.ownership WHERE tenant = ANY ($1::text[]) ORDER BY tenant FOR NO KEY UPDATE
 
--- name: ownerships
--- All ownership rows.
-SELECT tenant, epoch, state, home FROM cell.ownership
+-- name: ownerships_of
+-- Ownership rows of some tenants: (tenants).
+SELECT tenant, epoch, state, home FROM cell.ownership WHERE tenant = ANY ($1::text[])
+
+-- name: homes_apart
+-- The tenants that do not live in this schema: (schema).
+SELECT tenant, home FROM cell.ownership WHERE home <> $1
 
 -- name: own
 -- Records what the directory says; an ownership only grows. The condition repeats cells.storage.own, for races.
