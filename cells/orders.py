@@ -19,12 +19,13 @@ class Orders:
         self._verify = verify
         self._clock = clock
 
-    def check(self, metadata: Mapping[str, str | bytes], tenant: TenantId) -> None:
-        """Raises Failure(ORDER_REFUSED)."""
+    def check(self, metadata: Mapping[str, str | bytes], tenant: TenantId, deed: str) -> None:
+        """`deed` is the name of the RPC. Raises Failure(ORDER_REFUSED)."""
         brought = metadata.get(orders.HEADER)
         if not isinstance(brought, bytes):
             raise Failure(Reason.ORDER_REFUSED, f"metadata {orders.HEADER} is missing")
         signed = orders.unpacked(brought)
         if not self._verify(signed):
             raise Failure(Reason.ORDER_REFUSED, "its signature is wrong")
-        orders.check(orders.parse(signed.update), self._cell, tenant, self._clock.now())
+        now = self._clock.now()
+        orders.check(orders.parse(signed.update), orders.order_now(self._cell, tenant, deed, now), now)

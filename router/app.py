@@ -27,7 +27,8 @@ from router.api.client import DirectoryFeed
 from router.api.mirror import open_mirror
 from router.api.service import RouterService
 from router.evacuation.api_cells import GrpcCells
-from router.evacuation.execute import Executor, Wiring
+from router.evacuation.execute import Executor
+from router.evacuation.make import Wiring
 from router.placement.postgres import open_store
 from router.xds import server as xds
 from router.xds.bootstrap import EdgeIdentity, bootstrap
@@ -49,7 +50,7 @@ async def run_directory(own: config.DirectorySettings, stop: asyncio.Event) -> N
         clock = SystemClock()
         cells = GrpcCells(lambda name: mirror.table.cells.get(name), signer, clock)
         moves = Executor(Wiring(store, cells, clock, meter, log, mirror.refresh, lambda name: mirror.table.tenants.get(name)))
-        service = RouterService(store, mirror, signer, meter, clock, secrets.token_bytes, moves.progress)
+        service = RouterService(store, mirror, signer, meter, clock, secrets.token_bytes, moves.making.progress)
 
         def status() -> dict[str, object]:
             return {"role": "directory", "zone": own.zone, "revision": mirror.table.revision, "tenants": len(mirror.table.tenants)}

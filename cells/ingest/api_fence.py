@@ -32,17 +32,17 @@ class FenceGrpc(moves_pb2_grpc.FenceServiceServicer):
 
     async def Ends(self, request: pb.EndsRequest, context: Context) -> pb.EndsResponse:
         """Where the log ends."""
-        return await self._answer(context, TenantId(request.tenant), self._fence.ends)
+        return await self._answer(context, TenantId(request.tenant), "Ends", self._fence.ends)
 
     async def Fence(self, request: pb.FenceRequest, context: Context) -> pb.EndsResponse:
         """Where it ends for the tenant."""
         tenant, left = TenantId(request.tenant), context.time_remaining()
         deadline = self._clock.monotonic() + min(FENCE_SECONDS_MAX, FENCE_SECONDS_MAX if left is None else left)
-        return await self._answer(context, tenant, lambda: self._fence.ends_behind(tenant, Epoch(request.epoch), deadline))
+        return await self._answer(context, tenant, "Fence", lambda: self._fence.ends_behind(tenant, Epoch(request.epoch), deadline))
 
-    async def _answer(self, context: Context, tenant: TenantId, ask: Callable[[], Awaitable[dict[int, int]]]) -> pb.EndsResponse:
+    async def _answer(self, context: Context, tenant: TenantId, deed: str, ask: Callable[[], Awaitable[dict[int, int]]]) -> pb.EndsResponse:
         try:
-            self._orders.check(dict(context.invocation_metadata() or ()), tenant)
+            self._orders.check(dict(context.invocation_metadata() or ()), tenant, deed)
             return pb.EndsResponse(ends=await ask())
         except Failure as failure:
             await abort(context, failure)

@@ -8,7 +8,7 @@
     (enrichment, consent and PII rules, tenant transformations and routing to destinations take their places between the
     claims and the row; deliveries become one more field of Effects.)
 
-A record of a tenant in `held` is not opened: it is kept whole, visible as held, until it is redriven (not yet: it comes with moves).
+A record of a tenant in `held` is not opened: it is kept whole, visible as held, until it is redriven (not yet).
 """
 
 from __future__ import annotations

@@ -40,11 +40,13 @@ class CopyGrpc(moves_pb2_grpc.CopyServiceServicer):
                 cursor=wire.encode(part.cursor),
                 reached=part.reached,
                 given=part.cursor.given,
+                settled=part.cursor.settled or {},
+                past=part.cursor.past,
                 more=part.more,
-                events=len(part.chunk.rows),
+                events_kept=part.events_kept,
             )
 
-        chunk, first = await self._answer(context, request.tenant, answer)
+        chunk, first = await self._answer(context, request.tenant, "Export", answer)
         first.chunk = chunk[:COPY_PIECE_BYTES]
         yield first
         for start in range(COPY_PIECE_BYTES, len(chunk), COPY_PIECE_BYTES):
@@ -56,7 +58,7 @@ class CopyGrpc(moves_pb2_grpc.CopyServiceServicer):
         async def answer(tenant: TenantId) -> pb.MarkResponse:
             return pb.MarkResponse(cursor=wire.encode(await self._copies.mark(tenant, Epoch(request.epoch))))
 
-        return await self._answer(context, request.tenant, answer)
+        return await self._answer(context, request.tenant, "Mark", answer)
 
     async def Begin(self, request: pb.BeginRequest, context: Context) -> pb.Copy:
         """A copy."""
@@ -66,7 +68,7 @@ class CopyGrpc(moves_pb2_grpc.CopyServiceServicer):
             copy = await self._copies.begin(tenant, CellId(request.origin), request.move, cursor, request.dedicated_schema)
             return _copy(copy)
 
-        return await self._answer(context, request.tenant, answer)
+        return await self._answer(context, request.tenant, "Begin", answer)
 
     async def Take(self, request_iterator: AsyncIterator[pb.TakeRequest], context: Context) -> pb.Copy:
         """A part, once."""
@@ -84,9 +86,9 @@ class CopyGrpc(moves_pb2_grpc.CopyServiceServicer):
                 raise Failure(Reason.INVALID_FIELD, "chunk: it is of another tenant or epoch than is asked for")
             if cursor is None:
                 raise Failure(Reason.INVALID_FIELD, "cursor: it is missing")
-            return _copy(await self._copies.take(CellId(first.origin), first.seq, chunk, cursor))
+            return _copy(await self._copies.take(CellId(first.origin), first.move, first.seq, chunk, cursor))
 
-        return await self._answer(context, first.tenant, answer)
+        return await self._answer(context, first.tenant, "Take", answer)
 
     async def Digest(self, request: pb.DigestRequest, context: Context) -> pb.DigestResponse:
         """Counts and sums."""
@@ -97,20 +99,20 @@ class CopyGrpc(moves_pb2_grpc.CopyServiceServicer):
             after, until = wire.decode_cursor(request.after), wire.decode_cursor(request.until)
             return pb.DigestResponse(totals=_totals(await self._copies.digest(tenant, after, until)))
 
-        return await self._answer(context, request.tenant, answer)
+        return await self._answer(context, request.tenant, "Digest", answer)
 
     async def Erase(self, request: pb.EraseRequest, context: Context) -> pb.EraseResponse:
         """Some of it."""
 
         async def answer(tenant: TenantId) -> pb.EraseResponse:
-            removed, left = await self._copies.erase(tenant, Epoch(request.epoch))
+            removed, left = await self._copies.erase(tenant, Epoch(request.epoch), request.move)
             return pb.EraseResponse(removed=removed, left=left)
 
-        return await self._answer(context, request.tenant, answer)
+        return await self._answer(context, request.tenant, "Erase", answer)
 
-    async def _answer(self, context: Context, tenant: str, answer: Callable[[TenantId], Awaitable[Answer]]) -> Answer:
+    async def _answer(self, context: Context, tenant: str, deed: str, answer: Callable[[TenantId], Awaitable[Answer]]) -> Answer:
         try:
-            self._orders.check(dict(context.invocation_metadata() or ()), TenantId(tenant))
+            self._orders.check(dict(context.invocation_metadata() or ()), TenantId(tenant), deed)
             return await answer(TenantId(tenant))
         except Failure as failure:
             await abort(context, failure)

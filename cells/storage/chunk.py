@@ -36,6 +36,11 @@ class Cursor(msgspec.Struct, array_like=True, frozen=True):
     given: dict[int, int]
     settled: dict[int, int] | None
 
+    @property
+    def past(self) -> bool:
+        """Whether all that does not lie in the log's partitions was given."""
+        return self.history is None and (self.people is None or self.people[0] > 1)
+
 
 class KeptRecord(NamedTuple):
     """A record, and when its first event became queryable."""

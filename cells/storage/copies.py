@@ -56,12 +56,14 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A part, what whoever takes it has then, up to where each partition of the log is applied, and whether more was there."""
+    """A part, what whoever takes it has then, up to where each partition of the log is applied, whether more was there, and about how many
+    events there are in all."""
 
     chunk: Chunk
     cursor: Cursor
     reached: dict[int, int]
     more: bool
+    events_kept: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +88,12 @@ class Copies(Protocol):
         ...
 
     async def begin(self, tenant: TenantId, origin: CellId, move: str, cursor: Cursor | None, dedicated: bool) -> Copy:
-        """Makes ready to take a copy, or says how far it is when it was begun for the same move."""
+        """Makes ready to take a copy, or says how far it is when it was begun for the same move. While anything of the tenant is here that
+        a copy without a cursor would bring, it raises Failure(MOVE_NOT_NOW): what is here can then be erased for the move."""
         ...
 
-    async def take(self, origin: CellId, seq: int, chunk: Chunk, cursor: Cursor) -> Copy:
-        """Takes a part. Raises Failure(NOT_MOVING) when no copy was begun."""
+    async def take(self, origin: CellId, move: str, seq: int, chunk: Chunk, cursor: Cursor) -> Copy:
+        """Takes a part. Raises Failure(NOT_MOVING) when no copy was begun for the move, or another one since."""
         ...
 
     async def digest(self, tenant: TenantId, after: Cursor | None, until: Cursor | None) -> Totals:
@@ -105,6 +108,7 @@ class Copies(Protocol):
         """The tenant's ledger: this cell's lines, and those of cells that it lived in before."""
         ...
 
-    async def erase(self, tenant: TenantId, epoch: Epoch) -> tuple[int, bool]:
-        """(rows removed, whether anything is left)."""
+    async def erase(self, tenant: TenantId, epoch: Epoch, move: str) -> tuple[int, bool]:
+        """(rows removed, whether anything is left). Where no copy was begun for the move, or another one since, nothing is: that one's copy
+        is not this one's to erase."""
         ...

@@ -67,6 +67,10 @@ class Source(Protocol):
         """The tenant's ledger."""
         ...
 
+    async def events_kept(self) -> int:
+        """How many events were stored, by the ledger."""
+        ...
+
 
 async def end(source: Source) -> Cursor:
     """The cursor of one who has everything."""
@@ -76,17 +80,19 @@ async def end(source: Source) -> Cursor:
 
 async def export(source: Source, tenant: TenantId, epoch: Epoch, cursor: Cursor | None, bytes_max: int) -> Part:
     """See the port `cells.storage.copies`."""
-    reached = await source.positions()
+    reached, events_kept = await source.positions(), await source.events_kept()
     at = cursor or await _beginning(source, reached)
     if at.people is not None:
-        nodes, traits, following = await _people(source, at, at.people)
-        return Part(Chunk(VERSION, tenant, epoch, [], [], nodes, traits, [], [], []), following, reached, more=True)
+        nodes, traits, following = await _people(source, at, at.people, bytes_max)
+        ledger = [] if following.settled is None else await source.ledger()
+        chunk = Chunk(VERSION, tenant, epoch, [], [], nodes, traits, [], [], ledger)
+        return Part(chunk, following, reached, True, events_kept)
     keys, following = await _keys(source, at, reached, bytes_max)
     if not keys and following.history is None and following.given == reached and following.settled != reached:
         following = replace(following, people=(NEW_NODES, "", ""), mark=await source.marker(), settled=None)
     more = following.people is not None or following.history is not None or following.settled != reached
     ledger = [] if more else await source.ledger()
-    return Part(await _records(source, tenant, epoch, keys, ledger), following, reached, more)
+    return Part(await _records(source, tenant, epoch, keys, ledger), following, reached, more, events_kept)
 
 
 async def keys_between(source: Source, after: Cursor, until: Cursor) -> list[Key]:
@@ -105,19 +111,32 @@ async def _beginning(source: Source, reached: dict[int, int]) -> Cursor:
     return Cursor(_FIRST, BEGINNING, marker, marker, dict.fromkeys(reached, 0), None)
 
 
-async def _people(source: Source, at: Cursor, stage: tuple[int, str, str]) -> tuple[list[tuple[str, str]], list[TraitClaim], Cursor]:
+async def _people(
+    source: Source, at: Cursor, stage: tuple[int, str, str], bytes_max: int
+) -> tuple[list[tuple[str, str]], list[TraitClaim], Cursor]:
     kind, node, name = stage
     since = at.since if kind in (NEW_NODES, NEW_TRAITS) else None
     if kind in (ALL_NODES, NEW_NODES):
         nodes = await source.nodes(since, node, COPY_KEYS_MAX)
         full = len(nodes) == COPY_KEYS_MAX
         return nodes, [], replace(at, people=(kind, nodes[-1][0], "") if full else (kind + 1, "", ""))
-    traits = await source.traits(since, (node, name), COPY_KEYS_MAX)
-    if len(traits) == COPY_KEYS_MAX:
+    found = await source.traits(since, (node, name), COPY_KEYS_MAX)
+    traits = _light(found, bytes_max)
+    if len(traits) < len(found) or len(found) == COPY_KEYS_MAX:
         return [], traits, replace(at, people=(kind, traits[-1].node, traits[-1].name))
     if kind == ALL_TRAITS:
         return [], traits, replace(at, people=None)
     return [], traits, replace(at, people=None, since=at.mark, settled=at.given)
+
+
+def _light(traits: list[TraitClaim], bytes_max: int) -> list[TraitClaim]:
+    """As many of the first as fit, one at least."""
+    left = bytes_max
+    for count, claim in enumerate(traits):
+        left -= len(claim.value) + len(claim.node) + len(claim.name)
+        if count and left < 0:
+            return traits[:count]
+    return traits
 
 
 async def _keys(source: Source, at: Cursor, reached: dict[int, int], bytes_max: int) -> tuple[list[Key], Cursor]:

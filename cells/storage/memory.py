@@ -59,7 +59,7 @@ class Kept:
     @property
     def anything(self) -> bool:
         """Whether there is anything."""
-        return any((self.events, self.records, self.nodes, self.traits, self.letters, self.held, self.before))
+        return any((self.events, self.records, self.nodes, self.traits, self.letters, self.held))
 
     def keys(self) -> set[Key]:
         """Where anything lies."""
@@ -134,10 +134,10 @@ class MemoryStore:
         return self._tenants.setdefault(tenant, Kept())
 
     def drop(self, tenant: TenantId) -> int:
-        """Removes all that is kept of a tenant but this cell's ledger; how many events."""
+        """Removes all that is kept of a tenant but this cell's ledger; how many rows."""
         gone = self._tenants.pop(tenant, Kept())
         self._tenants[tenant] = Kept(lines=gone.lines)
-        return len(gone.events)
+        return len(gone.events) + len(gone.records) + len(gone.nodes) + len(gone.traits) + len(gone.letters) + len(gone.held)
 
     async def own(self, ownerships: Sequence[Ownership], dedicated: Sequence[TenantId]) -> None:
         """See the port. Here every tenant has a schema of its own."""

@@ -49,17 +49,18 @@ class MemoryCopies:
             raise Failure(Reason.MOVED, "the cell has not heard of the tenant")
         known = self._copies.get((tenant, origin))
         if known is None or known[0] != move:
-            if cursor is None and self._store.kept(tenant).anything:
-                raise Failure(Reason.MOVE_NOT_NOW, "something of the tenant is here already")
             known = (move, Copy(0, cursor, Totals()))
             self._copies[tenant, origin] = known
+        if known[1].cursor is None and self._store.kept(tenant).anything:
+            raise Failure(Reason.MOVE_NOT_NOW, "something of the tenant is here already")
         return known[1]
 
-    async def take(self, origin: CellId, seq: int, chunk: Chunk, cursor: Cursor) -> Copy:
+    async def take(self, origin: CellId, move: str, seq: int, chunk: Chunk, cursor: Cursor) -> Copy:
         """See the port."""
-        if (known := self._copies.get((chunk.tenant, origin))) is None:
-            raise Failure(Reason.NOT_MOVING, f"from cell {origin}")
-        move, copy = known
+        known = self._copies.get((chunk.tenant, origin))
+        if known is None or known[0] != move:
+            raise Failure(Reason.NOT_MOVING, f"by {move} from cell {origin}")
+        copy = known[1]
         if copy.seq != seq:
             return copy
         self._check(chunk.tenant, "released", chunk.epoch)
@@ -87,13 +88,17 @@ class MemoryCopies:
         """See the port."""
         return await _Source(self._store.kept(tenant), {}, self._cell).ledger()
 
-    async def erase(self, tenant: TenantId, epoch: Epoch) -> tuple[int, bool]:
+    async def erase(self, tenant: TenantId, epoch: Epoch, move: str) -> tuple[int, bool]:
         """See the port. All at once: there is nobody to wait."""
+        self._store.reached()
+        if all(key[0] != tenant or known != move for key, (known, _) in self._copies.items()):
+            return 0, False
         self._check(tenant, "released", epoch)
         removed = self._store.drop(tenant)
-        for key in [key for key in self._copies if key[0] == tenant]:
-            del self._copies[key]
-        return removed, self._store.kept(tenant).anything
+        if not removed:
+            for key in [key for key in self._copies if key[0] == tenant]:
+                del self._copies[key]
+        return removed, removed > 0
 
     def _check(self, tenant: TenantId, state: str, epoch: Epoch) -> None:
         self._store.reached()
@@ -153,6 +158,10 @@ class _Source:
         """See Source."""
         found = sorted(self._kept.traits.items())
         return [claim for key, claim in found if key > after and self._kept.changed.get(key, 0) >= (since or 0)][:limit]
+
+    async def events_kept(self) -> int:
+        """See Source."""
+        return sum(line.stored for line in await self.ledger())
 
     async def ledger(self) -> list[LedgerLine]:
         """See Source."""

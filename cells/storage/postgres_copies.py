@@ -36,6 +36,7 @@ _ERASE: Final = ("erase_rows", "erase_records", "erase_nodes", "erase_traits", "
 # A place or a day that another transaction made, or took, meanwhile: the same step again finds it.
 _STALE: Final = (asyncpg.UniqueViolationError, asyncpg.CheckViolationError, asyncpg.UndefinedTableError)
 _LETTERS: Final = ("partition", "log_offset", "ordinal", "received_at", "message_id", "reason", "detail", "payload", "stored_at")
+_TOTALS: Final = ("events", "events_sum", "records", "records_sum", "others", "others_sum")
 _HELD: Final = ("partition", "log_offset", "received_at", "events", "record", "stored_at")
 
 
@@ -74,12 +75,13 @@ class PostgresCopies:
                 await connection.execute(sql("settle"), tenant, home)
             async with connection.transaction():
                 state = await _ownership(connection, "copy_ownership", tenant)
-                begun = await connection.execute(sql("begin_copy"), tenant, origin, move, None if cursor is None else wire.encode(cursor))
-                if begun != "INSERT 0 0" and cursor is None and await connection.fetchval(sql("anything_left", state.home), tenant):
-                    raise Failure(Reason.MOVE_NOT_NOW, "something of the tenant is here already")
-                return _copy(await connection.fetchrow(sql("copy"), tenant, origin))
+                await connection.execute(sql("begin_copy"), tenant, origin, move, None if cursor is None else wire.encode(cursor))
+                copy = _copy(await connection.fetchrow(sql("copy"), tenant, origin))
+            if copy.cursor is None and await connection.fetchval(sql("anything_left", state.home), tenant):
+                raise Failure(Reason.MOVE_NOT_NOW, "something of the tenant is here already")
+            return copy
 
-    async def take(self, origin: CellId, seq: int, chunk: Chunk, cursor: Cursor) -> Copy:
+    async def take(self, origin: CellId, move: str, seq: int, chunk: Chunk, cursor: Cursor) -> Copy:
         """See the port."""
         async with self._connection() as connection:
             home = (await _ownership(connection, "ownership", chunk.tenant)).home
@@ -87,8 +89,8 @@ class PostgresCopies:
                 await connection.execute(sql("make_day"), home, day)
             async with connection.transaction():
                 held = await connection.fetchrow(sql("lock_copy"), chunk.tenant, origin)
-                if held is None:
-                    raise Failure(Reason.NOT_MOVING, f"from cell {origin}")
+                if held is None or held["move"] != move:
+                    raise Failure(Reason.NOT_MOVING, f"by {move} from cell {origin}")
                 if held["seq"] != seq:
                     return _copy(held)
                 state = await _ownership(connection, "copy_ownership", chunk.tenant)
@@ -127,19 +129,28 @@ class PostgresCopies:
         async with self._snapshot(tenant) as source:
             return await source.ledger()
 
-    async def erase(self, tenant: TenantId, epoch: Epoch) -> tuple[int, bool]:
-        """See the port. Each table's part is a transaction of its own."""
+    async def erase(self, tenant: TenantId, epoch: Epoch, move: str) -> tuple[int, bool]:
+        """See the port. Each table's part is a transaction of its own, in which neither the owner nor the move can become another."""
+        removed = 0
         async with self._connection() as connection:
-            state = await _ownership(connection, "ownership", tenant)
-            _check_released(state, epoch)
-            removed = 0
             for name in _ERASE:
-                status = await connection.execute(sql(name, state.home), tenant, ERASE_ROWS_MAX)
-                removed += int(status.rpartition(" ")[2])
-            if not removed:
-                await connection.execute(sql("erase_ledger_before"), tenant)
-                await connection.execute(sql("erase_copies"), tenant)
-            return removed, await connection.fetchval(sql("anything_left", state.home), tenant)
+                async with connection.transaction():
+                    home = await _erasable(connection, tenant, epoch, move)
+                    if home is None:
+                        return removed, False
+                    status = await connection.execute(sql(name, home), tenant, ERASE_ROWS_MAX)
+                    removed += int(status.rpartition(" ")[2])
+            if removed:
+                return removed, True
+            async with connection.transaction():
+                home = await _erasable(connection, tenant, epoch, move)
+                if home is None:
+                    return 0, False
+                left = await connection.fetchval(sql("anything_left", home), tenant)
+                if not left:
+                    await connection.execute(sql("erase_ledger_before"), tenant)
+                    await connection.execute(sql("erase_copies"), tenant)
+                return 0, left
 
     def _foreign(self, lines: Iterable[LedgerLine]) -> list[LedgerLine]:
         """A cell keeps its own ledger itself."""
@@ -234,6 +245,10 @@ class _Snapshot:
         own = [LedgerLine(self.cell, *row) for row in await self.fetch("ledger_of", self.tenant)]
         return own + [LedgerLine(*row) for row in await self.fetch("ledger_before", self.tenant)]
 
+    async def events_kept(self) -> int:
+        """See Source."""
+        return int(await self.connection.fetchval(sql("events_kept", self.state.home), self.tenant))
+
     async def digest_at(self, keys: Sequence[Key]) -> Totals:
         """Of what lies at some keys."""
         if not keys:
@@ -322,7 +337,8 @@ class _Taking:
 
 
 async def _digest_at(connection: Connection, home: str, tenant: TenantId, keys: Sequence[Key]) -> Totals:
-    """The message keys are taken from the bodies as they are stored."""
+    """The message keys are taken from the bodies as they are stored. Places and rows are joined by hash: there are as many of each."""
+    await connection.execute("SET LOCAL enable_hashjoin = on")
     at = _columns(keys, 2)
     ids: list[str] = []
     days: set[date] = set()
@@ -334,6 +350,15 @@ async def _digest_at(connection: Connection, home: str, tenant: TenantId, keys: 
     records = await connection.fetchrow(sql("digest_records_at", home), tenant, *at)
     others = await connection.fetchrow(sql("digest_others_at", home), tenant, *at)
     return Totals(*_digest(events), *_digest(records), *_digest(others))
+
+
+async def _erasable(connection: Connection, tenant: TenantId, epoch: Epoch, move: str) -> str | None:
+    """The schema to erase from; None where this move has nothing. Held until the transaction ends."""
+    if await connection.fetchval(sql("lock_copy_of"), tenant, move) is None:
+        return None
+    state = await _ownership(connection, "copy_ownership", tenant)
+    _check_released(state, epoch)
+    return state.home
 
 
 async def _ownership(connection: Connection, name: str, tenant: TenantId) -> _State:
@@ -352,7 +377,7 @@ def _copy(row: asyncpg.Record | None) -> Copy:
     if row is None:
         raise RuntimeError("a copy was begun and is not there")
     cursor = None if row["cursor"] is None else wire.decode_cursor(row["cursor"])
-    return Copy(row["seq"], cursor, Totals(*(int(value) for value in list(row.values())[2:])))
+    return Copy(row["seq"], cursor, Totals(*(int(row[name]) for name in _TOTALS)))
 
 
 def _values(totals: Totals) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import math
 from collections import Counter, OrderedDict
@@ -25,12 +26,13 @@ from kernel.metrics import Meter
 from router import metrics
 from router.api.mirror import Mirror
 from router.api.tokens import caller
-from router.evacuation.execute import Progress
+from router.evacuation.make import Progress
 from router.evacuation.plan import evacuate
 from router.evacuation.states import Turn
-from router.evacuation.steps import PauseMove, StartMove, TurnMove
+from router.evacuation.steps import PauseMove, TurnMove
+from router.evacuation.steps import StartMove as Start
 from router.placement import codec
-from router.placement.capacity import loads_of, room
+from router.placement.capacity import NOTHING, loads_of, room
 from router.placement.decide import Refused, decide
 from router.placement.steps import (
     AddReadKey,
@@ -43,6 +45,7 @@ from router.placement.steps import (
     RevokeKey,
     Step,
     Suspend,
+    View,
 )
 from router.placement.store import AUDIT_ENTRIES_MAX, REPLAY_CHANGES_MAX, Done, Intent, Store
 from router.placement.table import UNDER_WAY, Credential, Pin, Source, Table, Tenant, Update
@@ -194,7 +197,7 @@ class RouterService(routing_pb2_grpc.RouterServiceServicer):
         keep = _keep(request.keep_seconds if request.HasField("keep_seconds") else None)
         target = CellId(request.target) if request.target else None
         subject, reason = TenantId(_name(request.tenant)), _reason("reason", request.reason)
-        step = StartMove(subject, self._fresh("move"), target, reason, self._clock.now(), keep)
+        step = Start(subject, self._fresh("move"), target, reason, self._clock.now(), keep)
         return codec.tenant_message((await self._change(step, request)).tenant)
 
     async def ListMoves(self, request: pb.ListMovesRequest, context: Any) -> pb.ListMovesResponse:
@@ -219,15 +222,16 @@ class RouterService(routing_pb2_grpc.RouterServiceServicer):
         return codec.tenant_message((await self._change(step, request)).tenant)
 
     async def EvacuateCell(self, request: pb.EvacuateCellRequest, context: Any) -> pb.EvacuateCellResponse:
-        """See the proto; and what `router.evacuation.plan` refuses. The plan is made whole; each of its moves is checked again when it is
-        started, and one that cannot be any more is left out."""
+        """See the proto; and what `router.evacuation.plan` refuses. The plan is made whole; a move of it that cannot be started any more
+        when its turn comes is left out."""
         why, keep = _reason("reason", request.reason), _keep(request.keep_seconds if request.HasField("keep_seconds") else None)
-        plan = evacuate(await self._mirror.refresh(), CellId(request.cell))
-        name, shown = request.intent.request_id or self._fresh("evacuation"), []
+        table = await self._mirror.refresh()
+        plan = evacuate(table, CellId(request.cell))
+        name, now, shown = _request_id(request.intent) or self._fresh("evacuation"), self._clock.now(), []
         for planned in plan.moves:
-            step = StartMove(planned.tenant, self._fresh("move"), planned.target, why, self._clock.now(), keep, name)
-            intent = Intent(caller.get(), self._clock.now(), dry_run=request.intent.dry_run)
-            shown.append(self._moving((await self._store.change(step, intent)).tenant))
+            step = Start(planned.tenant, self._fresh("move"), planned.target, why, now, keep, name)
+            with contextlib.suppress(Failure):
+                shown.append(self._moving(await self._begin(step, table, request.intent.dry_run)))
         await self._mirror.refresh()
         return pb.EvacuateCellResponse(moves=shown)
 
@@ -272,6 +276,13 @@ class RouterService(routing_pb2_grpc.RouterServiceServicer):
         finally:
             self._watching(-1)
 
+    async def _begin(self, step: Start, table: Table, dry_run: bool) -> Tenant:
+        """A dry run of very many is answered from the table."""
+        if dry_run:
+            view = View(table.zone, tuple(table.cells.values()), NOTHING)
+            return step.take(table.tenants[step.subject], view)
+        return (await self._store.change(step, Intent(caller.get(), self._clock.now()))).tenant
+
     def _moving(self, tenant: Tenant) -> pb.MovingTenant:
         message = pb.MovingTenant(tenant=tenant.name)
         if tenant.move is not None:
@@ -311,13 +322,12 @@ class RouterService(routing_pb2_grpc.RouterServiceServicer):
     async def _change(self, step: Step, request: _Changing) -> Done:
         """Takes a step as the caller asks for it, and wakes the watchers of this process at once."""
         asked = request.intent
-        if len(asked.request_id) > limits.REQUEST_ID_CHARS_MAX or not asked.request_id.isprintable():
-            raise Failure(Reason.INVALID_FIELD, f"intent.request_id: at most {limits.REQUEST_ID_CHARS_MAX} printable characters")
+        request_id = _request_id(asked)
         named = f"{type(request).__name__}\0".encode() + request.SerializeToString(deterministic=True)
         intent = Intent(
             caller.get(),
             self._clock.now(),
-            asked.request_id,
+            request_id,
             hashlib.sha256(named).digest(),
             asked.if_revision if asked.HasField("if_revision") else None,
             asked.dry_run,
@@ -367,6 +377,12 @@ def _pin(message: pb.Pin) -> Pin:
     if not message.reason or len(message.reason) > limits.PIN_REASON_CHARS_MAX:
         raise Failure(Reason.INVALID_FIELD, f"pin.reason: 1 to {limits.PIN_REASON_CHARS_MAX} characters say why")
     return codec.parse_pin(message)
+
+
+def _request_id(intent: pb.Intent) -> str:
+    if len(intent.request_id) > limits.REQUEST_ID_CHARS_MAX or not intent.request_id.isprintable():
+        raise Failure(Reason.INVALID_FIELD, f"intent.request_id: at most {limits.REQUEST_ID_CHARS_MAX} printable characters")
+    return intent.request_id
 
 
 def _reason(field: str, text: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol, TypedDict, TypeVar
 
 import grpc
 from google.rpc import error_details_pb2
@@ -21,7 +21,12 @@ from kernel.orders import HEADER, order_now, packed
 from router.evacuation.cells import Copy, Offsets, Part, Totals
 from router.placement.table import CellEndpoint
 
-_OPTIONS: Final = (("grpc.max_receive_message_length", 8 * COPY_PIECE_BYTES), ("grpc.use_local_subchannel_pool", 1))
+_OPTIONS: Final = (
+    ("grpc.max_receive_message_length", 8 * COPY_PIECE_BYTES),
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+)
 Answer = TypeVar("Answer")
 
 
@@ -31,6 +36,13 @@ class Signs(Protocol):
     def sign(self, update: bytes) -> Signed:
         """Bytes with their signature."""
         ...
+
+
+class _Ordered(TypedDict):
+    """What every call takes."""
+
+    metadata: tuple[tuple[str, bytes]]
+    timeout: float
 
 
 class GrpcCells:
@@ -50,20 +62,19 @@ class GrpcCells:
 
     async def ends(self, cell: CellId, tenant: TenantId) -> Offsets:
         """See the port."""
-        request = pb.EndsRequest(tenant=tenant)
-        answer = await _called(self._fences(cell).Ends(request, metadata=self._order(cell, tenant), timeout=APPLY_SECONDS_MAX))
+        answer = await _called(self._fences(cell).Ends(pb.EndsRequest(tenant=tenant), **self._order("Ends", cell, tenant)))
         return dict(answer.ends)
 
     async def fence(self, cell: CellId, tenant: TenantId, epoch: Epoch) -> Offsets:
         """See the port."""
         request = pb.FenceRequest(tenant=tenant, epoch=epoch)
-        answer = await _called(self._fences(cell).Fence(request, metadata=self._order(cell, tenant), timeout=FENCE_SECONDS_MAX + 1))
+        answer = await _called(self._fences(cell).Fence(request, **self._order("Fence", cell, tenant, FENCE_SECONDS_MAX + 1)))
         return dict(answer.ends)
 
     async def export(self, cell: CellId, tenant: TenantId, epoch: Epoch, cursor: bytes) -> Part:
         """See the port."""
         request = pb.ExportRequest(tenant=tenant, epoch=epoch, cursor=cursor, bytes_max=COPY_BYTES)
-        call = self._copies(cell).Export(request, metadata=self._order(cell, tenant), timeout=APPLY_SECONDS_MAX)
+        call = self._copies(cell).Export(request, **self._order("Export", cell, tenant))
 
         async def read() -> list[pb.ExportResponse]:
             return [piece async for piece in call]
@@ -72,29 +83,29 @@ class GrpcCells:
         if not pieces:
             raise Failure(Reason.CELL_UNAVAILABLE, f"{cell} gave nothing")
         first, chunk = pieces[0], b"".join(piece.chunk for piece in pieces)
-        return Part(chunk, first.cursor, dict(first.reached), dict(first.given), first.more, first.events)
+        return Part(chunk, first.cursor, dict(first.given), dict(first.settled), first.past, first.more, first.events_kept)
 
     async def mark(self, cell: CellId, tenant: TenantId, epoch: Epoch) -> bytes:
         """See the port."""
         request = pb.MarkRequest(tenant=tenant, epoch=epoch)
-        return (await _called(self._copies(cell).Mark(request, metadata=self._order(cell, tenant), timeout=APPLY_SECONDS_MAX))).cursor
+        return (await _called(self._copies(cell).Mark(request, **self._order("Mark", cell, tenant)))).cursor
 
     async def begin(self, cell: CellId, tenant: TenantId, origin: CellId, move: str, cursor: bytes, dedicated: bool) -> Copy:
         """See the port."""
         request = pb.BeginRequest(tenant=tenant, origin=origin, move=move, cursor=cursor, dedicated_schema=dedicated)
-        return _copy(await _called(self._copies(cell).Begin(request, metadata=self._order(cell, tenant), timeout=APPLY_SECONDS_MAX)))
+        return _copy(await _called(self._copies(cell).Begin(request, **self._order("Begin", cell, tenant))))
 
-    async def take(self, cell: CellId, tenant: TenantId, epoch: Epoch, origin: CellId, seq: int, part: Part) -> Copy:
+    async def take(self, cell: CellId, tenant: TenantId, epoch: Epoch, origin: CellId, move: str, seq: int, part: Part) -> Copy:
         """See the port."""
 
         async def pieces() -> AsyncIterator[pb.TakeRequest]:
-            head = pb.TakeRequest(tenant=tenant, origin=origin, epoch=epoch, seq=seq, cursor=part.cursor)
+            head = pb.TakeRequest(tenant=tenant, origin=origin, epoch=epoch, move=move, seq=seq, cursor=part.cursor)
             head.chunk = part.chunk[:COPY_PIECE_BYTES]
             yield head
             for start in range(COPY_PIECE_BYTES, len(part.chunk), COPY_PIECE_BYTES):
                 yield pb.TakeRequest(chunk=part.chunk[start : start + COPY_PIECE_BYTES])
 
-        return _copy(await _called(self._copies(cell).Take(pieces(), metadata=self._order(cell, tenant), timeout=APPLY_SECONDS_MAX)))
+        return _copy(await _called(self._copies(cell).Take(pieces(), **self._order("Take", cell, tenant))))
 
     async def digest(self, cell: CellId, tenant: TenantId, after: bytes = b"", until: bytes = b"") -> Totals:
         """See the port."""
@@ -104,18 +115,19 @@ class GrpcCells:
         """See the port."""
         return await self._digest(cell, pb.DigestRequest(tenant=tenant, profiles=True))
 
-    async def erase(self, cell: CellId, tenant: TenantId, epoch: Epoch) -> tuple[int, bool]:
+    async def erase(self, cell: CellId, tenant: TenantId, epoch: Epoch, move: str) -> tuple[int, bool]:
         """See the port."""
-        request = pb.EraseRequest(tenant=tenant, epoch=epoch)
-        answer = await _called(self._copies(cell).Erase(request, metadata=self._order(cell, tenant), timeout=APPLY_SECONDS_MAX))
+        request = pb.EraseRequest(tenant=tenant, epoch=epoch, move=move)
+        answer = await _called(self._copies(cell).Erase(request, **self._order("Erase", cell, tenant)))
         return answer.removed, answer.left
 
     async def _digest(self, cell: CellId, request: pb.DigestRequest) -> Totals:
-        order = self._order(cell, TenantId(request.tenant))
-        return _totals((await _called(self._copies(cell).Digest(request, metadata=order, timeout=DIGEST_SECONDS_MAX))).totals)
+        order = self._order("Digest", cell, TenantId(request.tenant), DIGEST_SECONDS_MAX)
+        return _totals((await _called(self._copies(cell).Digest(request, **order))).totals)
 
-    def _order(self, cell: CellId, tenant: TenantId) -> tuple[tuple[str, bytes]]:
-        return ((HEADER, packed(self._signer.sign(order_now(cell, tenant, self._clock.now()).text()))),)
+    def _order(self, deed: str, cell: CellId, tenant: TenantId, seconds: float = APPLY_SECONDS_MAX) -> _Ordered:
+        order = order_now(cell, tenant, deed, self._clock.now())
+        return {"metadata": ((HEADER, packed(self._signer.sign(order.text()))),), "timeout": seconds}
 
     def _fences(self, cell: CellId) -> moves_pb2_grpc.FenceServiceAsyncStub:
         return _fence_stub(self._channel(self._endpoint(cell).grpc_address))

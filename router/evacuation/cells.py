@@ -36,14 +36,17 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A part of a tenant. `reached`: up to where the source has applied its log; `given`: up to where it is given with this part."""
+    """A part of a tenant. `given`: up to where the source's log is given with it; `settled`: up to where it was given when all that had
+    changed of people was given last; `past`: whether all that does not lie in the log is given; `more`: whether more was there;
+    `events_kept`: about how many events the source has of the tenant."""
 
     chunk: bytes = field(repr=False)
     cursor: bytes = field(repr=False)
-    reached: Offsets
     given: Offsets
+    settled: Offsets
+    past: bool
     more: bool
-    events: int
+    events_kept: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,7 @@ class Cells(Protocol):
         """Makes ready to take a copy, or says how far it is."""
         ...
 
-    async def take(self, cell: CellId, tenant: TenantId, epoch: Epoch, origin: CellId, seq: int, part: Part) -> Copy:
+    async def take(self, cell: CellId, tenant: TenantId, epoch: Epoch, origin: CellId, move: str, seq: int, part: Part) -> Copy:
         """Takes a part, once."""
         ...
 
@@ -90,6 +93,6 @@ class Cells(Protocol):
         """Of who and what people are."""
         ...
 
-    async def erase(self, cell: CellId, tenant: TenantId, epoch: Epoch) -> tuple[int, bool]:
+    async def erase(self, cell: CellId, tenant: TenantId, epoch: Epoch, move: str) -> tuple[int, bool]:
         """(rows removed, whether anything is left)."""
         ...

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kernel.errors import Failure, Reason
-from router.evacuation.cells import Offsets, Totals
+from router.evacuation.cells import Offsets, Part, Totals
 
 
 def same(what: str, home: Totals, copy: Totals) -> None:
@@ -19,8 +19,14 @@ def same(what: str, home: Totals, copy: Totals) -> None:
 
 
 def covers(given: Offsets, ends: Offsets) -> bool:
-    """Whether a copy has everything that lies before these ends."""
+    """Whether everything that lies before these ends is given."""
     return all(given.get(partition, 0) >= end for partition, end in ends.items())
+
+
+def reaches(part: Part, ends: Offsets, *, whole: bool) -> bool:
+    """Whether a copy has everything that lies before these ends once it has taken this part; `whole` asks for all that has changed of
+    people until then as well. Others' records go on coming: nobody waits until nothing is more."""
+    return part.past and covers(part.given, ends) and (not whole or covers(part.settled, ends))
 
 
 def lag_records(given: Offsets, ends: Offsets) -> int:

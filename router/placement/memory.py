@@ -15,7 +15,7 @@ from kernel.ids import TenantId, ZoneName
 from router.placement.capacity import loads_of
 from router.placement.steps import RevokeKey, Step, View, credentials
 from router.placement.store import AUDIT_ENTRIES_MAX, CHANGES_KEPT, REPLAY_CHANGES_MAX, Change, Deed, Done, Intent, answered, deed_of
-from router.placement.table import UNDER_WAY, Table, Tenant, Topology
+from router.placement.table import UNDER_WAY, Move, Table, Tenant, Topology, cells_of
 
 
 class _Answer(NamedTuple):
@@ -44,9 +44,9 @@ class MemoryStore:
         """See the port."""
         if topology != self._topology:
             cells = {cell.cell for cell in topology.cells}
-            homeless = sorted(t.name for t in self._tenants.values() if t.cell not in cells)
+            homeless = sorted(t.name for t in self._tenants.values() if not cells_of(t) <= cells)
             if homeless:
-                raise Failure(Reason.SNAPSHOT_REFUSED, f"the topology lacks the home of {homeless[0]}")
+                raise Failure(Reason.SNAPSHOT_REFUSED, f"the topology lacks a cell of {homeless[0]}")
             self._topology = topology
             self._revision += 1
             self._changes.append(Change(self._revision, None))
@@ -64,10 +64,10 @@ class MemoryStore:
             raise Failure(Reason.UNKNOWN_TENANT, name)
         return self._tenants[name]
 
-    async def moving(self) -> Sequence[Tenant]:
+    async def moving(self) -> Sequence[tuple[TenantId, Move]]:
         """See the port."""
-        found = [(t.move.started_at, t.name, t) for t in self._tenants.values() if t.move is not None and t.move.state in UNDER_WAY]
-        return [tenant for _, _, tenant in sorted(found)]
+        found = [(t.name, t.move) for t in self._tenants.values() if t.move is not None and t.move.state in UNDER_WAY]
+        return sorted(found, key=lambda pair: (pair[1].started_at, pair[0]))
 
     async def change(self, step: Step, intent: Intent) -> Done:
         """See the port."""

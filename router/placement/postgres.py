@@ -22,7 +22,7 @@ from kernel.queries import parse
 from router.placement.capacity import NOTHING, Loads
 from router.placement.steps import RevokeKey, Step, View, credentials
 from router.placement.store import AUDIT_ENTRIES_MAX, CHANGES_KEPT, REPLAY_CHANGES_MAX, Change, Deed, Done, Intent, answered, deed_of
-from router.placement.table import BEFORE_SWITCH, UNDER_WAY, Credential, Move, Pin, Source, Table, Tenant, Topology
+from router.placement.table import BEFORE_SWITCH, Credential, Move, Pin, Source, Table, Tenant, Topology
 
 _FOLDER: Final = Path(__file__).parent / "sql"
 _SQL: Final = {query.name: query.text for query in parse((_FOLDER / "queries.sql").read_text()).values()}
@@ -86,7 +86,7 @@ class PostgresStore:
                 return int(row["revision"])
             homeless = await connection.fetchval(_SQL["homeless"], self._zone, [c.cell for c in topology.cells])
             if homeless is not None:
-                raise Failure(Reason.SNAPSHOT_REFUSED, f"the topology lacks the home of {homeless}")
+                raise Failure(Reason.SNAPSHOT_REFUSED, f"the topology lacks a cell of {homeless}")
             revision = int(row["revision"]) + 1
             body = msgspec.json.encode(topology).decode()
             await connection.execute(_SQL["step"], self._zone, revision)
@@ -107,11 +107,11 @@ class PostgresStore:
         async with self._reading() as connection:
             return await self._tenant(connection, name)
 
-    async def moving(self) -> Sequence[Tenant]:
+    async def moving(self) -> Sequence[tuple[TenantId, Move]]:
         """See the port."""
         async with self._reading() as connection:
-            names = [row["name"] for row in await connection.fetch(_SQL["moving"], self._zone, sorted(UNDER_WAY))]
-            return [await self._tenant(connection, name) for name in names]
+            rows = await connection.fetch(_SQL["moving"], self._zone)
+        return [(TenantId(row["name"]), msgspec.json.decode(row["move"], type=Move)) for row in rows]
 
     async def change(self, step: Step, intent: Intent) -> Done:
         """See the port."""

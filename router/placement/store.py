@@ -13,7 +13,7 @@ from kernel.clock import Micros
 from kernel.errors import Failure, Reason
 from kernel.ids import TenantId
 from router.placement.steps import Step
-from router.placement.table import Table, Tenant, Topology
+from router.placement.table import Move, Table, Tenant, Topology
 
 CHANGES_KEPT: Final = 10_000
 REPLAY_CHANGES_MAX: Final = 1_000
@@ -100,7 +100,7 @@ class Store(Protocol):
     async def adopt(self, topology: Topology) -> int:
         """Takes the zone's topology. Nothing happens when it is what is held. Returns the revision.
 
-        Raises Failure(SNAPSHOT_REFUSED) when it lacks the home of a tenant.
+        Raises Failure(SNAPSHOT_REFUSED) when it lacks the home of a tenant, or a cell that one is on its way from or to.
         """
         ...
 
@@ -112,8 +112,8 @@ class Store(Protocol):
         """One tenant. Raises Failure(UNKNOWN_TENANT)."""
         ...
 
-    async def moving(self) -> Sequence[Tenant]:
-        """The tenants whose move is under way, in the order in which these began."""
+    async def moving(self) -> Sequence[tuple[TenantId, Move]]:
+        """The moves that are under way, in the order in which they began."""
         ...
 
     async def change(self, step: Step, intent: Intent) -> Done:

@@ -90,6 +90,12 @@ class Tenant:
     move: Move | None = None
 
 
+def cells_of(tenant: Tenant) -> frozenset[CellId]:
+    """Where anything of it may be: its home, and the cells that it is on its way from and to."""
+    on_its_way = tenant.move is not None and tenant.move.state in UNDER_WAY
+    return frozenset({tenant.cell, tenant.move.source, tenant.move.target} if on_its_way and tenant.move is not None else {tenant.cell})
+
+
 @dataclass(frozen=True, slots=True)
 class CellEndpoint:
     """Where a cell of the zone listens (`host:port`). The rest matters to the directory alone: `weight`, its share of new tenants;

@@ -91,7 +91,7 @@ class Pair:
         part = await source.copies.export(tenant, Epoch(epoch), copy.cursor, bytes_max)
         chunk, cursor = wire.decode(wire.encode(part.chunk)), wire.decode_cursor(wire.encode(part.cursor))
         assert cursor is not None
-        return await target.copies.take(source.cell, copy.seq, chunk, cursor), part.more
+        return await target.copies.take(source.cell, "m1", copy.seq, chunk, cursor), part.more
 
     async def copy(self, back: bool = False, epoch: int = 1, bytes_max: int = COPY_BYTES, tenant: TenantId = ACME) -> Copy:
         """All of it."""
@@ -100,6 +100,22 @@ class Pair:
             if not more:
                 return copy
         raise AssertionError("a copy never ends")
+
+    async def erase_home(self, epoch: int) -> int:
+        """All of the tenant from the cell that it has left by the move, prepared as a switch does it; rows removed."""
+        mark = await self.target.copies.mark(ACME, Epoch(epoch))
+        await self.home.copies.begin(ACME, TARGET, "m1", mark, False)
+        return await erased(self.home, epoch, "m1")
+
+
+async def erased(side: Side, epoch: int, move: str) -> int:
+    """Erases until nothing is left; rows removed."""
+    rows, left = 0, True
+    while left:
+        removed, left = await side.copies.erase(ACME, Epoch(epoch), move)
+        assert removed or not left
+        rows += removed
+    return rows
 
 
 _FAR = 1e12
@@ -197,9 +213,9 @@ async def test_whatever_is_applied_between_the_parts_arrives_once(
         steps += 1
         before = await pair.target.copies.begin(ACME, HOME, "m1", None, False)
         part = await pair.home.copies.export(ACME, Epoch(1), before.cursor, _SMALL)
-        taken = await pair.target.copies.take(HOME, before.seq, part.chunk, part.cursor)
+        taken = await pair.target.copies.take(HOME, "m1", before.seq, part.chunk, part.cursor)
         if steps in again:
-            assert await pair.target.copies.take(HOME, before.seq, part.chunk, part.cursor) == taken, "a part counts once"
+            assert await pair.target.copies.take(HOME, "m1", before.seq, part.chunk, part.cursor) == taken, "a part counts once"
         more = part.more
     await same(pair)
 
@@ -240,7 +256,7 @@ async def test_who_does_not_own_does_not_give_and_who_owns_does_not_take(pair: P
     seq = (await pair.target.copies.begin(ACME, HOME, "m1", None, False)).seq
     await pair.own(2, TARGET)
     source, target = pair.home.copies, pair.target.copies
-    late = target.take(HOME, seq, part.chunk, part.cursor) if takes else source.export(ACME, Epoch(1), None, COPY_BYTES)
+    late = target.take(HOME, "m1", seq, part.chunk, part.cursor) if takes else source.export(ACME, Epoch(1), None, COPY_BYTES)
     with pytest.raises(Failure) as refused:
         await late
     assert refused.value.reason is Reason.MOVED
@@ -257,7 +273,7 @@ async def test_a_part_of_another_epoch_is_refused(pair: Pair, epoch: int) -> Non
     part = await pair.home.copies.export(ACME, Epoch(2), copy.cursor, COPY_BYTES)
     forged = msgspec.structs.replace(part.chunk, epoch=Epoch(epoch))
     with pytest.raises(Failure) as refused:
-        await pair.target.copies.take(HOME, copy.seq, forged, part.cursor)
+        await pair.target.copies.take(HOME, "m1", copy.seq, forged, part.cursor)
     assert refused.value.reason is Reason.MOVED
 
 
@@ -296,8 +312,7 @@ async def test_two_records_of_one_place_both_arrive(pair: Pair) -> None:
     await pair.copy()
     await pair.own(2, TARGET)
     await pair.target.put("m2", epoch=2)
-    while (await pair.home.copies.erase(ACME, Epoch(2)))[0]:
-        continue
+    await pair.erase_home(2)
     await pair.copy(back=True, epoch=2)
     await pair.own(3, HOME)
     assert await pair.home.ids() == ["m1", "m2"]
@@ -308,40 +323,74 @@ async def test_a_copy_begins_on_an_empty_place(pair: Pair) -> None:
     """What is left of an earlier stay is erased first; then it begins anew."""
     await pair.home.put("m1")
     await pair.copy()
-    with pytest.raises(Failure) as refused:
-        await pair.target.copies.begin(ACME, HOME, "m2", None, False)
-    assert refused.value.reason is Reason.MOVE_NOT_NOW
-    assert await pair.target.copies.erase(ACME, Epoch(1)) > (0, False)
-    while (await pair.target.copies.erase(ACME, Epoch(1)))[0]:
-        continue
+    for _ in range(2):
+        with pytest.raises(Failure) as refused:
+            await pair.target.copies.begin(ACME, HOME, "m2", None, False)
+        assert refused.value.reason is Reason.MOVE_NOT_NOW
+    assert await erased(pair.target, 1, "m2")
     assert (await pair.target.copies.begin(ACME, HOME, "m2", None, False)).seq == 0
 
 
+async def test_a_late_order_of_an_earlier_move_neither_erases_nor_adds(pair: Pair) -> None:
+    """Who still works on a move that has ended finds nothing to do: the copy is another move's, or nobody's."""
+    await pair.home.put("m1")
+    await pair.copy()
+    with pytest.raises(Failure):
+        await pair.target.copies.begin(ACME, HOME, "m2", None, False)
+    await erased(pair.target, 1, "m2")
+    part = await pair.home.copies.export(ACME, Epoch(1), None, COPY_BYTES)
+    with pytest.raises(Failure) as refused:
+        await pair.target.copies.take(HOME, "m1", 0, part.chunk, part.cursor)
+    assert refused.value.reason is Reason.NOT_MOVING
+    await pair.target.copies.begin(ACME, HOME, "m2", None, False)
+    taken = await pair.target.copies.take(HOME, "m2", 0, part.chunk, part.cursor)
+    assert await pair.target.copies.erase(ACME, Epoch(1), "m1") == (0, False)
+    assert await pair.target.copies.begin(ACME, HOME, "m2", None, False) == taken
+
+
 async def test_erasing_leaves_nothing_and_nobody_else_loses_anything(pair: Pair) -> None:
-    """Every table is searched; another tenant's events, and the fence, stay."""
+    """Every table is searched; another tenant's events, the fence, and what this cell has counted stay."""
     await pair.home.put("m1", "m2")
     await pair.home.put("g1", tenant=GLOBEX)
+    counted = await pair.home.store.ledger()
     await pair.own(2, TARGET)
-    removed, left = await pair.home.copies.erase(ACME, Epoch(2))
-    while removed:
-        removed, left = await pair.home.copies.erase(ACME, Epoch(2))
-    assert not left
+    assert await pair.erase_home(2)
     assert await pair.home.ids() == []
     assert await pair.home.copies.digest(ACME, None, None) == await pair.home.copies.digest_profiles(ACME) == Totals()
     assert await pair.home.ids(GLOBEX) == ["g1"]
+    assert await pair.home.store.ledger() == counted
+    assert (await pair.home.copies.begin(ACME, TARGET, "m1", None, False)).cursor is None, "how far its copies were is gone as well"
     await pair.home.own(1, HOME, ACME)
     with pytest.raises(Failure):
         await pair.home.copies.export(ACME, Epoch(1), None, COPY_BYTES)
 
 
 async def test_what_a_cell_owns_it_does_not_erase(pair: Pair) -> None:
-    """Whatever epoch is named."""
+    """Whatever epoch is named, and whatever copy was begun into it before."""
     await pair.home.put("m1")
+    await pair.home.copies.begin(ACME, TARGET, "m1", await pair.home.copies.mark(ACME, Epoch(1)), False)
     for epoch in (1, 2):
         with pytest.raises(Failure) as refused:
-            await pair.home.copies.erase(ACME, Epoch(epoch))
+            await pair.home.copies.erase(ACME, Epoch(epoch), "m1")
         assert refused.value.reason is Reason.MOVED
     assert await pair.home.ids() == ["m1"]
+
+
+async def test_others_traffic_does_not_keep_a_copy_from_its_end(pair: Pair) -> None:
+    """While another tenant's records are applied between any two parts there is always more; but `given` and `settled` reach the end that
+    the log had when somebody asked, with the ledger of that moment."""
+    await pair.home.put("m1", "m2")
+    ends = await pair.home.store.positions()
+    for number in range(100):
+        copy, more = await pair.step()
+        await pair.home.put(f"g{number}", tenant=GLOBEX)
+        assert more
+        assert copy.cursor is not None
+        if copy.cursor.past and all((copy.cursor.settled or {}).get(p, 0) >= end for p, end in ends.items()):
+            break
+    else:
+        raise AssertionError("the end is never reached")
+    await same(pair)
 
 
 async def test_a_digest_sees_a_changed_a_missing_and_a_foreign_event(pair: Pair) -> None:

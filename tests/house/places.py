@@ -55,6 +55,7 @@ PLACES: Final[tuple[tuple[str, Place], ...]] = (
     ("cells/storage/ask.py", "shell"),
     ("cells/storage/export.py", "shell"),
     ("router/evacuation/execute.py", "shell"),
+    ("router/evacuation/make.py", "shell"),
     ("cells/storage/auditor.py", "shell"),
 )
 

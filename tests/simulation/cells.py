@@ -58,7 +58,8 @@ class SimCells:
     async def export(self, cell: CellId, tenant: TenantId, epoch: Epoch, cursor: bytes) -> Part:
         part = await self._ask(cell, lambda asked: asked.copies.export(tenant, epoch, wire.decode_cursor(cursor), _PART_BYTES))
         chunk, after = wire.encode(part.chunk), wire.encode(part.cursor)
-        return Part(chunk, after, part.reached, part.cursor.given, part.more, len(part.chunk.rows))
+        at = part.cursor
+        return Part(chunk, after, at.given, at.settled or {}, at.past, part.more, part.events_kept)
 
     async def mark(self, cell: CellId, tenant: TenantId, epoch: Epoch) -> bytes:
         return wire.encode(await self._ask(cell, lambda asked: asked.copies.mark(tenant, epoch)))
@@ -67,10 +68,10 @@ class SimCells:
         begun = await self._ask(cell, lambda asked: asked.copies.begin(tenant, origin, move, wire.decode_cursor(cursor), dedicated))
         return _copy(begun)
 
-    async def take(self, cell: CellId, tenant: TenantId, epoch: Epoch, origin: CellId, seq: int, part: Part) -> Copy:
+    async def take(self, cell: CellId, tenant: TenantId, epoch: Epoch, origin: CellId, move: str, seq: int, part: Part) -> Copy:
         chunk, cursor = wire.decode(part.chunk), wire.decode_cursor(part.cursor)
         assert cursor is not None
-        return _copy(await self._ask(cell, lambda asked: asked.copies.take(origin, seq, chunk, cursor)))
+        return _copy(await self._ask(cell, lambda asked: asked.copies.take(origin, move, seq, chunk, cursor)))
 
     async def digest(self, cell: CellId, tenant: TenantId, after: bytes = b"", until: bytes = b"") -> Totals:
         cursors = wire.decode_cursor(after), wire.decode_cursor(until)
@@ -79,8 +80,8 @@ class SimCells:
     async def digest_profiles(self, cell: CellId, tenant: TenantId) -> Totals:
         return _totals(await self._ask(cell, lambda asked: asked.copies.digest_profiles(tenant)))
 
-    async def erase(self, cell: CellId, tenant: TenantId, epoch: Epoch) -> tuple[int, bool]:
-        return await self._ask(cell, lambda asked: asked.copies.erase(tenant, epoch))
+    async def erase(self, cell: CellId, tenant: TenantId, epoch: Epoch, move: str) -> tuple[int, bool]:
+        return await self._ask(cell, lambda asked: asked.copies.erase(tenant, epoch, move))
 
     async def _ask(self, cell: CellId, deed: Callable[[Asked], Awaitable[Answer]]) -> Answer:
         """Delayed, refused before the deed, or its answer lost behind it."""

@@ -88,9 +88,9 @@ class OpenDoor(Acceptor):
 class ForgetfulCopies(MemoryCopies):
     """Leaves the last event of a part out, now and then."""
 
-    async def take(self, origin: CellId, seq: int, chunk: Chunk, cursor: Cursor) -> Copy:
+    async def take(self, origin: CellId, move: str, seq: int, chunk: Chunk, cursor: Cursor) -> Copy:
         part = replace(chunk, rows=chunk.rows[:-1]) if seq % 3 == 0 else chunk
-        return await super().take(origin, seq, part, cursor)
+        return await super().take(origin, move, seq, part, cursor)
 
 
 ACCEPTORS: dict[str, Callable[..., Acceptor]] = {"fences hastily": HastyFence, "keeps the door open": OpenDoor}

@@ -11,7 +11,8 @@ from kernel.errors import Failure
 from kernel.ids import KeyHash, SourceId, TenantId, ZoneName
 from kernel.limits import Plan
 from kernel.metrics import MemoryMeter
-from router.evacuation.execute import Executor, Wiring
+from router.evacuation.execute import Executor
+from router.evacuation.make import Wiring
 from router.evacuation.states import TURNS, Turn
 from router.evacuation.steps import PauseMove, StartMove, TurnMove
 from router.placement import codec
@@ -57,7 +58,8 @@ class SimDirectory:
         self._cells = cells
         self._store = CountingStore(zone, weather, self.turns)
         self._tasks: list[asyncio.Task[None]] = []
-        self._making: asyncio.Task[None] | None = None
+        self._making: list[asyncio.Task[None]] = []
+        self.twins = 0
 
     async def create(self, name: TenantId, plan: Plan, key: KeyHash, dedicated: bool) -> None:
         """A tenant with one source."""
@@ -107,6 +109,9 @@ class SimDirectory:
             await self._try(StartMove(tenant.name, f"{self.zone}-{number}", None, "unrest", self._clock.now(), self._random.randrange(3)))
             await asyncio.sleep(self._random.random())
             await self._change_minds()
+            if self._random.random() < 0.2:
+                self._make_moves()  # another process of the directory, which does not know of the first
+                self.twins += 1
             if self._random.random() < 0.3:
                 await self._kill()
                 self.kills += 1
@@ -145,13 +150,13 @@ class SimDirectory:
         log = _Quiet()
         known: dict[TenantId, Tenant] = self._store._tenants  # what the directory's mirror holds
         wiring = Wiring(self._store, self._cells, self._clock, MemoryMeter(), log, refreshed, known.get)
-        self._making = asyncio.create_task(Executor(wiring).run(asyncio.Event()))
+        self._making.append(asyncio.create_task(Executor(wiring).run(asyncio.Event())))
 
     async def _kill(self) -> None:
-        if self._making is not None:
-            self._making.cancel()
-            await asyncio.gather(self._making, return_exceptions=True)
-            self._making = None
+        making, self._making = self._making, []
+        for task in making:
+            task.cancel()
+        await asyncio.gather(*making, return_exceptions=True)
 
     async def _tenants(self) -> list[Tenant]:
         return list((await self._store.table()).tenants.values())

@@ -391,6 +391,11 @@ SELECT hour, stored, duplicate, quarantined, held FROM {home}.ledger WHERE tenan
 -- Those of cells that it lived in before: (tenant).
 SELECT cell, hour, stored, duplicate, quarantined, held FROM cell.ledger_before WHERE tenant = $1 ORDER BY cell, hour
 
+-- name: events_kept
+-- About how many events are kept of a tenant: (tenant).
+SELECT coalesce((SELECT sum(stored) FROM {home}.ledger WHERE tenant = $1), 0)
+    + coalesce((SELECT sum(stored) FROM cell.ledger_before WHERE tenant = $1), 0)
+
 -- name: keep_ledger
 -- Lines of another cell, as it tells them last: (tenant, cells, hours, counts).
 INSERT INTO cell.ledger_before (tenant, cell, hour, stored, duplicate, quarantined, held)
@@ -411,7 +416,12 @@ SELECT seq, cursor, events, events_sum, records, records_sum, others, others_sum
 
 -- name: lock_copy
 -- The same, held still.
-SELECT seq, cursor, events, events_sum, records, records_sum, others, others_sum FROM cell.copy WHERE tenant = $1 AND origin = $2 FOR UPDATE
+SELECT move, seq, cursor, events, events_sum, records, records_sum, others, others_sum FROM cell.copy
+WHERE tenant = $1 AND origin = $2 FOR UPDATE
+
+-- name: lock_copy_of
+-- Whether a copy was begun for a move, held still: (tenant, move).
+SELECT seq FROM cell.copy WHERE tenant = $1 AND move = $2 ORDER BY origin LIMIT 1 FOR UPDATE
 
 -- name: step_copy
 -- What a part added: (tenant, origin, cursor, counts and sums).
@@ -544,4 +554,3 @@ SELECT EXISTS (SELECT FROM {home}.event_row WHERE tenant = $1) OR EXISTS (SELECT
     OR EXISTS (SELECT FROM {home}.node WHERE tenant = $1) OR EXISTS (SELECT FROM {home}.trait WHERE tenant = $1)
     OR EXISTS (SELECT FROM {home}.dead_letter WHERE tenant = $1) OR EXISTS (SELECT FROM {home}.held WHERE tenant = $1)
     OR EXISTS (SELECT FROM {home}.event WHERE tenant = $1)
-    OR EXISTS (SELECT FROM cell.ledger_before WHERE tenant = $1)

@@ -2,4 +2,4 @@
 -- follower that a tenant is fenced. So a directory of the previous version is gone before the first move is started.
 ALTER TABLE placement.tenant ADD COLUMN fenced boolean NOT NULL DEFAULT false;
 ALTER TABLE placement.tenant ADD COLUMN move json;
-CREATE INDEX tenant_move ON placement.tenant (zone) WHERE move IS NOT NULL;
+CREATE INDEX tenant_moving ON placement.tenant (zone) WHERE move ->> 'state' NOT IN ('settled', 'aborted');

@@ -41,8 +41,9 @@ SELECT revision FROM placement.zone WHERE name = $1
 UPDATE placement.zone SET revision = $2 WHERE name = $1
 
 -- name: homeless
--- A tenant whose home is none of these cells.
-SELECT min(name) FROM placement.tenant WHERE zone = $1 AND cell <> ALL ($2)
+-- A tenant whose home is none of these cells, or that is on its way from or to one that is not: (zone, cells).
+SELECT min(name) FROM placement.tenant WHERE zone = $1 AND (cell <> ALL ($2) OR (
+    move ->> 'state' NOT IN ('settled', 'aborted') AND (move ->> 'source' <> ALL ($2) OR move ->> 'target' <> ALL ($2))))
 
 -- name: set_topology
 -- The zone's cells, and every zone's endpoint.
@@ -78,8 +79,8 @@ SELECT cell, sum(demand) AS demand FROM (
 ) AS taken WHERE $2::text IS NULL OR name <> $2 GROUP BY cell
 
 -- name: moving
--- The tenants whose move is in one of these states, in the order in which they began.
-SELECT name FROM placement.tenant WHERE zone = $1 AND move IS NOT NULL AND move ->> 'state' = ANY ($2::text[])
+-- The moves that are under way, in the order in which they began. The condition is that of the index.
+SELECT name, move FROM placement.tenant WHERE zone = $1 AND move ->> 'state' NOT IN ('settled', 'aborted')
 ORDER BY (move ->> 'started_at')::bigint, name
 
 -- name: add_source

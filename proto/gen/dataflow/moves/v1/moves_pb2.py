@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x64\x61taflow/moves/v1/moves.proto\x12\x11\x64\x61taflow.moves.v1\"\x1d\n\x0b\x45ndsRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\"-\n\x0c\x46\x65nceRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"t\n\x0c\x45ndsResponse\x12\x37\n\x04\x65nds\x18\x01 \x03(\x0b\x32).dataflow.moves.v1.EndsResponse.EndsEntry\x1a+\n\tEndsEntry\x12\x0b\n\x03key\x18\x01 \x01(\x05\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"Q\n\rExportRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\x0c\x12\x11\n\tbytes_max\x18\x04 \x01(\r\"\xa9\x02\n\x0e\x45xportResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\x0c\x12?\n\x07reached\x18\x03 \x03(\x0b\x32..dataflow.moves.v1.ExportResponse.ReachedEntry\x12;\n\x05given\x18\x04 \x03(\x0b\x32,.dataflow.moves.v1.ExportResponse.GivenEntry\x12\x0c\n\x04more\x18\x05 \x01(\x08\x12\x0e\n\x06\x65vents\x18\x06 \x01(\r\x1a.\n\x0cReachedEntry\x12\x0b\n\x03key\x18\x01 \x01(\x05\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x1a,\n\nGivenEntry\x12\x0b\n\x03key\x18\x01 \x01(\x05\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\",\n\x0bMarkRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"\x1e\n\x0cMarkResponse\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\x0c\"f\n\x0c\x42\x65ginRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0e\n\x06origin\x18\x02 \x01(\t\x12\x18\n\x10\x64\x65\x64icated_schema\x18\x03 \x01(\x08\x12\x0e\n\x06\x63ursor\x18\x04 \x01(\x0c\x12\x0c\n\x04move\x18\x05 \x01(\t\"M\n\x04\x43opy\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\x0c\x12(\n\x05\x61\x64\x64\x65\x64\x18\x03 \x01(\x0b\x32\x19.dataflow.moves.v1.Totals\"h\n\x0bTakeRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0e\n\x06origin\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x0b\n\x03seq\x18\x04 \x01(\x04\x12\r\n\x05\x63hunk\x18\x05 \x01(\x0c\x12\x0e\n\x06\x63ursor\x18\x06 \x01(\x0c\"v\n\x06Totals\x12\x0e\n\x06\x65vents\x18\x01 \x01(\x04\x12\x12\n\nevents_sum\x18\x02 \x01(\t\x12\x0f\n\x07records\x18\x03 \x01(\x04\x12\x13\n\x0brecords_sum\x18\x04 \x01(\t\x12\x0e\n\x06others\x18\x05 \x01(\x04\x12\x12\n\nothers_sum\x18\x06 \x01(\t\"O\n\rDigestRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05until\x18\x02 \x01(\x0c\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\x0c\x12\x10\n\x08profiles\x18\x04 \x01(\x08\";\n\x0e\x44igestResponse\x12)\n\x06totals\x18\x01 \x01(\x0b\x32\x19.dataflow.moves.v1.Totals\"-\n\x0c\x45raseRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\".\n\rEraseResponse\x12\x0f\n\x07removed\x18\x01 \x01(\x04\x12\x0c\n\x04left\x18\x02 \x01(\x08\x32\xa2\x01\n\x0c\x46\x65nceService\x12G\n\x04\x45nds\x12\x1e.dataflow.moves.v1.EndsRequest\x1a\x1f.dataflow.moves.v1.EndsResponse\x12I\n\x05\x46\x65nce\x12\x1f.dataflow.moves.v1.FenceRequest\x1a\x1f.dataflow.moves.v1.EndsResponse2\xc8\x03\n\x0b\x43opyService\x12O\n\x06\x45xport\x12 .dataflow.moves.v1.ExportRequest\x1a!.dataflow.moves.v1.ExportResponse0\x01\x12G\n\x04Mark\x12\x1e.dataflow.moves.v1.MarkRequest\x1a\x1f.dataflow.moves.v1.MarkResponse\x12\x41\n\x05\x42\x65gin\x12\x1f.dataflow.moves.v1.BeginRequest\x1a\x17.dataflow.moves.v1.Copy\x12\x41\n\x04Take\x12\x1e.dataflow.moves.v1.TakeRequest\x1a\x17.dataflow.moves.v1.Copy(\x01\x12M\n\x06\x44igest\x12 .dataflow.moves.v1.DigestRequest\x1a!.dataflow.moves.v1.DigestResponse\x12J\n\x05\x45rase\x12\x1f.dataflow.moves.v1.EraseRequest\x1a .dataflow.moves.v1.EraseResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x64\x61taflow/moves/v1/moves.proto\x12\x11\x64\x61taflow.moves.v1\"\x1d\n\x0b\x45ndsRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\"-\n\x0c\x46\x65nceRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"t\n\x0c\x45ndsResponse\x12\x37\n\x04\x65nds\x18\x01 \x03(\x0b\x32).dataflow.moves.v1.EndsResponse.EndsEntry\x1a+\n\tEndsEntry\x12\x0b\n\x03key\x18\x01 \x01(\x05\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"Q\n\rExportRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\x0c\x12\x11\n\tbytes_max\x18\x04 \x01(\r\"\xad\x03\n\x0e\x45xportResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\x0c\x12?\n\x07reached\x18\x03 \x03(\x0b\x32..dataflow.moves.v1.ExportResponse.ReachedEntry\x12;\n\x05given\x18\x04 \x03(\x0b\x32,.dataflow.moves.v1.ExportResponse.GivenEntry\x12\x0c\n\x04more\x18\x05 \x01(\x08\x12\x13\n\x0b\x65vents_kept\x18\x06 \x01(\x04\x12?\n\x07settled\x18\x07 \x03(\x0b\x32..dataflow.moves.v1.ExportResponse.SettledEntry\x12\x0c\n\x04past\x18\x08 \x01(\x08\x1a.\n\x0cReachedEntry\x12\x0b\n\x03key\x18\x01 \x01(\x05\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x1a,\n\nGivenEntry\x12\x0b\n\x03key\x18\x01 \x01(\x05\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x1a.\n\x0cSettledEntry\x12\x0b\n\x03key\x18\x01 \x01(\x05\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\",\n\x0bMarkRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"\x1e\n\x0cMarkResponse\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\x0c\"f\n\x0c\x42\x65ginRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0e\n\x06origin\x18\x02 \x01(\t\x12\x18\n\x10\x64\x65\x64icated_schema\x18\x03 \x01(\x08\x12\x0e\n\x06\x63ursor\x18\x04 \x01(\x0c\x12\x0c\n\x04move\x18\x05 \x01(\t\"M\n\x04\x43opy\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\x0c\x12(\n\x05\x61\x64\x64\x65\x64\x18\x03 \x01(\x0b\x32\x19.dataflow.moves.v1.Totals\"v\n\x0bTakeRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0e\n\x06origin\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x0b\n\x03seq\x18\x04 \x01(\x04\x12\r\n\x05\x63hunk\x18\x05 \x01(\x0c\x12\x0e\n\x06\x63ursor\x18\x06 \x01(\x0c\x12\x0c\n\x04move\x18\x07 \x01(\t\"v\n\x06Totals\x12\x0e\n\x06\x65vents\x18\x01 \x01(\x04\x12\x12\n\nevents_sum\x18\x02 \x01(\t\x12\x0f\n\x07records\x18\x03 \x01(\x04\x12\x13\n\x0brecords_sum\x18\x04 \x01(\t\x12\x0e\n\x06others\x18\x05 \x01(\x04\x12\x12\n\nothers_sum\x18\x06 \x01(\t\"O\n\rDigestRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05until\x18\x02 \x01(\x0c\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\x0c\x12\x10\n\x08profiles\x18\x04 \x01(\x08\";\n\x0e\x44igestResponse\x12)\n\x06totals\x18\x01 \x01(\x0b\x32\x19.dataflow.moves.v1.Totals\";\n\x0c\x45raseRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0c\n\x04move\x18\x03 \x01(\t\".\n\rEraseResponse\x12\x0f\n\x07removed\x18\x01 \x01(\x04\x12\x0c\n\x04left\x18\x02 \x01(\x08\x32\xa2\x01\n\x0c\x46\x65nceService\x12G\n\x04\x45nds\x12\x1e.dataflow.moves.v1.EndsRequest\x1a\x1f.dataflow.moves.v1.EndsResponse\x12I\n\x05\x46\x65nce\x12\x1f.dataflow.moves.v1.FenceRequest\x1a\x1f.dataflow.moves.v1.EndsResponse2\xc8\x03\n\x0b\x43opyService\x12O\n\x06\x45xport\x12 .dataflow.moves.v1.ExportRequest\x1a!.dataflow.moves.v1.ExportResponse0\x01\x12G\n\x04Mark\x12\x1e.dataflow.moves.v1.MarkRequest\x1a\x1f.dataflow.moves.v1.MarkResponse\x12\x41\n\x05\x42\x65gin\x12\x1f.dataflow.moves.v1.BeginRequest\x1a\x17.dataflow.moves.v1.Copy\x12\x41\n\x04Take\x12\x1e.dataflow.moves.v1.TakeRequest\x1a\x17.dataflow.moves.v1.Copy(\x01\x12M\n\x06\x44igest\x12 .dataflow.moves.v1.DigestRequest\x1a!.dataflow.moves.v1.DigestResponse\x12J\n\x05\x45rase\x12\x1f.dataflow.moves.v1.EraseRequest\x1a .dataflow.moves.v1.EraseResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,6 +37,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXPORTRESPONSE_REACHEDENTRY']._serialized_options = b'8\001'
   _globals['_EXPORTRESPONSE_GIVENENTRY']._loaded_options = None
   _globals['_EXPORTRESPONSE_GIVENENTRY']._serialized_options = b'8\001'
+  _globals['_EXPORTRESPONSE_SETTLEDENTRY']._loaded_options = None
+  _globals['_EXPORTRESPONSE_SETTLEDENTRY']._serialized_options = b'8\001'
   _globals['_ENDSREQUEST']._serialized_start=52
   _globals['_ENDSREQUEST']._serialized_end=81
   _globals['_FENCEREQUEST']._serialized_start=83
@@ -48,33 +50,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXPORTREQUEST']._serialized_start=248
   _globals['_EXPORTREQUEST']._serialized_end=329
   _globals['_EXPORTRESPONSE']._serialized_start=332
-  _globals['_EXPORTRESPONSE']._serialized_end=629
-  _globals['_EXPORTRESPONSE_REACHEDENTRY']._serialized_start=537
-  _globals['_EXPORTRESPONSE_REACHEDENTRY']._serialized_end=583
-  _globals['_EXPORTRESPONSE_GIVENENTRY']._serialized_start=585
-  _globals['_EXPORTRESPONSE_GIVENENTRY']._serialized_end=629
-  _globals['_MARKREQUEST']._serialized_start=631
-  _globals['_MARKREQUEST']._serialized_end=675
-  _globals['_MARKRESPONSE']._serialized_start=677
-  _globals['_MARKRESPONSE']._serialized_end=707
-  _globals['_BEGINREQUEST']._serialized_start=709
-  _globals['_BEGINREQUEST']._serialized_end=811
-  _globals['_COPY']._serialized_start=813
-  _globals['_COPY']._serialized_end=890
-  _globals['_TAKEREQUEST']._serialized_start=892
-  _globals['_TAKEREQUEST']._serialized_end=996
-  _globals['_TOTALS']._serialized_start=998
-  _globals['_TOTALS']._serialized_end=1116
-  _globals['_DIGESTREQUEST']._serialized_start=1118
-  _globals['_DIGESTREQUEST']._serialized_end=1197
-  _globals['_DIGESTRESPONSE']._serialized_start=1199
-  _globals['_DIGESTRESPONSE']._serialized_end=1258
-  _globals['_ERASEREQUEST']._serialized_start=1260
-  _globals['_ERASEREQUEST']._serialized_end=1305
-  _globals['_ERASERESPONSE']._serialized_start=1307
-  _globals['_ERASERESPONSE']._serialized_end=1353
-  _globals['_FENCESERVICE']._serialized_start=1356
-  _globals['_FENCESERVICE']._serialized_end=1518
-  _globals['_COPYSERVICE']._serialized_start=1521
-  _globals['_COPYSERVICE']._serialized_end=1977
+  _globals['_EXPORTRESPONSE']._serialized_end=761
+  _globals['_EXPORTRESPONSE_REACHEDENTRY']._serialized_start=621
+  _globals['_EXPORTRESPONSE_REACHEDENTRY']._serialized_end=667
+  _globals['_EXPORTRESPONSE_GIVENENTRY']._serialized_start=669
+  _globals['_EXPORTRESPONSE_GIVENENTRY']._serialized_end=713
+  _globals['_EXPORTRESPONSE_SETTLEDENTRY']._serialized_start=715
+  _globals['_EXPORTRESPONSE_SETTLEDENTRY']._serialized_end=761
+  _globals['_MARKREQUEST']._serialized_start=763
+  _globals['_MARKREQUEST']._serialized_end=807
+  _globals['_MARKRESPONSE']._serialized_start=809
+  _globals['_MARKRESPONSE']._serialized_end=839
+  _globals['_BEGINREQUEST']._serialized_start=841
+  _globals['_BEGINREQUEST']._serialized_end=943
+  _globals['_COPY']._serialized_start=945
+  _globals['_COPY']._serialized_end=1022
+  _globals['_TAKEREQUEST']._serialized_start=1024
+  _globals['_TAKEREQUEST']._serialized_end=1142
+  _globals['_TOTALS']._serialized_start=1144
+  _globals['_TOTALS']._serialized_end=1262
+  _globals['_DIGESTREQUEST']._serialized_start=1264
+  _globals['_DIGESTREQUEST']._serialized_end=1343
+  _globals['_DIGESTRESPONSE']._serialized_start=1345
+  _globals['_DIGESTRESPONSE']._serialized_end=1404
+  _globals['_ERASEREQUEST']._serialized_start=1406
+  _globals['_ERASEREQUEST']._serialized_end=1465
+  _globals['_ERASERESPONSE']._serialized_start=1467
+  _globals['_ERASERESPONSE']._serialized_end=1513
+  _globals['_FENCESERVICE']._serialized_start=1516
+  _globals['_FENCESERVICE']._serialized_end=1678
+  _globals['_COPYSERVICE']._serialized_start=1681
+  _globals['_COPYSERVICE']._serialized_end=2137
 # @@protoc_insertion_point(module_scope)

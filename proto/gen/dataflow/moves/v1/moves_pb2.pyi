@@ -192,20 +192,44 @@ class ExportResponse(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class SettledEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.int
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.int = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     CHUNK_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
     REACHED_FIELD_NUMBER: _builtins.int
     GIVEN_FIELD_NUMBER: _builtins.int
     MORE_FIELD_NUMBER: _builtins.int
-    EVENTS_FIELD_NUMBER: _builtins.int
+    EVENTS_KEPT_FIELD_NUMBER: _builtins.int
+    SETTLED_FIELD_NUMBER: _builtins.int
+    PAST_FIELD_NUMBER: _builtins.int
     chunk: _builtins.bytes
     """A piece of MessagePack, see cells/storage/chunk.py."""
     cursor: _builtins.bytes
     """What whoever takes it has then."""
     more: _builtins.bool
     """Whether more was there when this was read."""
-    events: _builtins.int
-    """Events in it."""
+    events_kept: _builtins.int
+    """About how many events the cell keeps of the tenant, by its ledger."""
+    past: _builtins.bool
+    """Whether everything that does not lie in the log's partitions is given then."""
     @_builtins.property
     def reached(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
         """Up to where the log is applied, per partition."""
@@ -213,6 +237,10 @@ class ExportResponse(_message.Message):
     @_builtins.property
     def given(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
         """Up to where it is given then, per partition."""
+
+    @_builtins.property
+    def settled(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
+        """Up to where the log was given when all that had changed of people was given last, per partition."""
 
     def __init__(
         self,
@@ -222,11 +250,13 @@ class ExportResponse(_message.Message):
         reached: _abc.Mapping[_builtins.int, _builtins.int] | None = ...,
         given: _abc.Mapping[_builtins.int, _builtins.int] | None = ...,
         more: _builtins.bool = ...,
-        events: _builtins.int = ...,
+        events_kept: _builtins.int = ...,
+        settled: _abc.Mapping[_builtins.int, _builtins.int] | None = ...,
+        past: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "cursor", b"cursor", "events", b"events", "given", b"given", "more", b"more", "reached", b"reached"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "cursor", b"cursor", "events_kept", b"events_kept", "given", b"given", "more", b"more", "past", b"past", "reached", b"reached", "settled", b"settled"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -362,6 +392,7 @@ class TakeRequest(_message.Message):
     SEQ_FIELD_NUMBER: _builtins.int
     CHUNK_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
+    MOVE_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """The tenant."""
     origin: _builtins.str
@@ -374,6 +405,8 @@ class TakeRequest(_message.Message):
     """A piece of it."""
     cursor: _builtins.bytes
     """What is here with it."""
+    move: _builtins.str
+    """The move that it is for."""
     def __init__(
         self,
         *,
@@ -383,10 +416,11 @@ class TakeRequest(_message.Message):
         seq: _builtins.int = ...,
         chunk: _builtins.bytes = ...,
         cursor: _builtins.bytes = ...,
+        move: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "cursor", b"cursor", "epoch", b"epoch", "origin", b"origin", "seq", b"seq", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "cursor", b"cursor", "epoch", b"epoch", "move", b"move", "origin", b"origin", "seq", b"seq", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -500,19 +534,23 @@ class EraseRequest(_message.Message):
 
     TENANT_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
+    MOVE_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """The tenant."""
     epoch: _builtins.int
     """Its epoch: it lives elsewhere."""
+    move: _builtins.str
+    """The move for which it was copied here or away. What another move has begun to copy is left."""
     def __init__(
         self,
         *,
         tenant: _builtins.str = ...,
         epoch: _builtins.int = ...,
+        move: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "move", b"move", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
