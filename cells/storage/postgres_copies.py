@@ -6,32 +6,28 @@ traits, identities, ledger - so that no deadlock comes of it, and reads back wha
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import date
 from typing import Final
 
 import asyncpg
 
-from cells.eventlog import codec
 from cells.storage import chunk as wire
-from cells.storage import convert, export
+from cells.storage import export
 from cells.storage.chunk import Chunk, Cursor, KeptHeld, KeptLetter, KeptRecord, Key, LedgerLine
 from cells.storage.copies import Copy, Part, Totals
 from cells.storage.postgres import EVENT_COLUMNS, INDEX_PLANS, RECORD_COLUMNS, Bounds, Connection, Session
-from cells.storage.postgres_apply import SHARED, Known, Writes
+from cells.storage.postgres_taking import Taking, columns, digest, digest_at
 from cells.storage.sql import sql
 from kernel.clock import Clock, Micros
-from kernel.effects import Effects, EventRow, IdentityClaim, RecordRow, TraitClaim
+from kernel.effects import EventRow, RecordRow, TraitClaim
 from kernel.epoch import Epoch
 from kernel.errors import Failure, Reason
-from kernel.ids import CellId, TenantId, message_keys
+from kernel.ids import CellId, TenantId
 from kernel.limits import APPLY_SECONDS_MAX, ERASE_ROWS_MAX
 
 _BOUNDS: Final = Bounds(connections=4, statement_seconds=APPLY_SECONDS_MAX)
-_ROUNDS_MAX: Final = 32
 _ERASE: Final = ("erase_rows", "erase_records", "erase_nodes", "erase_traits", "erase_letters", "erase_held")
 # A place or a day that another transaction made, or took, meanwhile: the same step again finds it.
 _STALE: Final = (asyncpg.UniqueViolationError, asyncpg.CheckViolationError, asyncpg.UndefinedTableError)
@@ -95,8 +91,8 @@ class PostgresCopies:
                     return _copy(held)
                 state = await _ownership(connection, "copy_ownership", chunk.tenant)
                 _check_released(state, chunk.epoch)
-                added = await _Taking(connection, state.home, chunk, self._clock.now()).all()
-                await connection.execute(sql("keep_ledger"), chunk.tenant, *_columns(self._foreign(chunk.ledger), len(LedgerLine._fields)))
+                added = await Taking(connection, state.home, chunk, self._clock.now()).all()
+                await connection.execute(sql("keep_ledger"), chunk.tenant, *columns(self._foreign(chunk.ledger), len(LedgerLine._fields)))
                 await connection.execute(sql("step_copy"), chunk.tenant, origin, wire.encode(cursor), *_values(added))
                 return _copy(await connection.fetchrow(sql("copy"), chunk.tenant, origin))
 
@@ -111,18 +107,18 @@ class PostgresCopies:
             home = (await _ownership(connection, "ownership", tenant)).home
             days = [row["received_day"] for row in await connection.fetch(sql("days_of", home), tenant)]
             others = await connection.fetchrow(sql("digest_others", home), tenant, *bounds)
-        total = Totals(0, 0, 0, 0, *_digest(others))
+        total = Totals(0, 0, 0, 0, *digest(others))
         for day in days:
             async with self._connection() as connection:
                 events = await connection.fetchrow(sql("digest_day", home), tenant, day, *bounds)
                 records = await connection.fetchrow(sql("digest_records", home), tenant, day, *bounds)
-                total += Totals(*_digest(events), *_digest(records))
+                total += Totals(*digest(events), *digest(records))
         return total
 
     async def digest_profiles(self, tenant: TenantId) -> Totals:
         """See the port."""
         async with self._snapshot(tenant) as source:
-            return Totals(*_digest(await source.fetchrow("digest_nodes", tenant)), *_digest(await source.fetchrow("digest_traits", tenant)))
+            return Totals(*digest(await source.fetchrow("digest_nodes", tenant)), *digest(await source.fetchrow("digest_traits", tenant)))
 
     async def ledger_of(self, tenant: TenantId) -> list[LedgerLine]:
         """See the port."""
@@ -207,7 +203,7 @@ class _Snapshot:
 
     async def records(self, keys: Sequence[Key]) -> list[KeptRecord]:
         """See Source."""
-        rows = await self.fetch("records_of", self.tenant, *_columns(keys, 2))
+        rows = await self.fetch("records_of", self.tenant, *columns(keys, 2))
         return [KeptRecord(RecordRow(*(row[name] for name in RECORD_COLUMNS)), Micros(row["stored_at"])) for row in rows]
 
     async def rows(self, records: Sequence[KeptRecord], found: Sequence[bytes]) -> list[EventRow]:
@@ -219,12 +215,12 @@ class _Snapshot:
 
     async def letters(self, keys: Sequence[Key]) -> list[KeptLetter]:
         """See Source."""
-        rows = await self.fetch("letters_of", self.tenant, *_columns(keys, 2))
+        rows = await self.fetch("letters_of", self.tenant, *columns(keys, 2))
         return [KeptLetter(*(row[name] for name in _LETTERS)) for row in rows]
 
     async def held(self, keys: Sequence[Key]) -> list[KeptHeld]:
         """See Source."""
-        return [KeptHeld(*(row[name] for name in _HELD)) for row in await self.fetch("held_of", self.tenant, *_columns(keys, 2))]
+        return [KeptHeld(*(row[name] for name in _HELD)) for row in await self.fetch("held_of", self.tenant, *columns(keys, 2))]
 
     async def marker(self) -> int:
         """See Source: no transaction that is still to be seen has a smaller number."""
@@ -253,7 +249,7 @@ class _Snapshot:
         """Of what lies at some keys."""
         if not keys:
             return Totals()
-        return await _digest_at(self.connection, self.state.home, self.tenant, keys)
+        return await digest_at(self.connection, self.state.home, self.tenant, keys)
 
     async def fetch(self, name: str, *values: object) -> list[asyncpg.Record]:
         """A statement's rows."""
@@ -266,90 +262,6 @@ class _Snapshot:
     async def fetchval(self, name: str, *values: object) -> object:
         """A statement's only value."""
         return await self.connection.fetchval(sql(name, self.state.home), *values)
-
-
-@dataclass(frozen=True, slots=True)
-class _Taking:
-    """Storing one part."""
-
-    connection: Connection
-    home: str
-    chunk: Chunk
-    now: Micros
-
-    async def all(self) -> Totals:
-        """What was added, as the store gives it back."""
-        places = await self._places()
-        keys = await self._events(places)
-        await self._others(places)
-        known = Known(homes={} if self.home == SHARED else {self.chunk.tenant: self.home})
-        claims = tuple(IdentityClaim(self.chunk.tenant, *pair) for pair in self.chunk.nodes)
-        writes = Writes(self.connection, known, Effects(0, identities=claims, traits=tuple(self.chunk.traits)), self.now)
-        await writes.latest_traits()
-        await writes.identities()
-        letters = [(places[one.key], one.offset) for one in self.chunk.letters]
-        held = [(places[one.key], one.offset) for one in self.chunk.held]
-        there = list(dict.fromkeys([*keys, *letters, *held]))
-        return await _digest_at(self.connection, self.home, self.chunk.tenant, there) if there else Totals()
-
-    async def _places(self) -> dict[Key, int]:
-        """Where below zero everything goes: where nothing lies that was met before."""
-        places = convert.places_below(self.chunk.keys)
-        for _ in range(_ROUNDS_MAX if places else 0):
-            asked = [(place, offset) for (_, offset), place in places.items()]
-            found = await self.connection.fetch(sql("taken_by", self.home), *_columns(asked, 2), self.chunk.tenant)
-            if not found:
-                return places
-            places = convert.avoid(places, {(row["partition"], row["log_offset"]) for row in found})
-        if places:
-            raise Failure(Reason.STORE_UNAVAILABLE, "no place is free")
-        return places
-
-    async def _events(self, places: Mapping[Key, int]) -> list[Key]:
-        """Stores rows that are new, and the records that have any; where these lie."""
-        moved = [row._replace(partition=places[row.partition, row.offset]) for row in self.chunk.rows]
-        if not moved:
-            return []
-        kept = {
-            (row["message_key"], row["received_day"])
-            for row in await self.connection.fetch(sql("keep_rows", self.home), *zip(*sorted(moved, key=_row_key), strict=True))
-        }
-        counts: dict[tuple[int, int, date], int] = {}
-        for row in moved:
-            if (row.message_key, row.received_day) in kept:
-                place = (row.partition, row.offset, row.received_day)
-                counts[place] = counts.get(place, 0) + 1
-        records = []
-        for record, stored_at in self.chunk.records:
-            place = (places[record.partition, record.offset], record.offset, record.received_day)
-            if place in counts:
-                records.append((*record._replace(partition=place[0], events=counts[place]), stored_at))
-            await asyncio.sleep(0)
-        if records:
-            await self.connection.execute(sql("keep_pieces", self.home), *zip(*records, strict=True))
-        return [place[:2] for place in counts]
-
-    async def _others(self, places: Mapping[Key, int]) -> None:
-        letters = [(places[one.key], *one[1:]) for one in self.chunk.letters]
-        held = [(places[one.key], *one[1:]) for one in self.chunk.held]
-        await self.connection.execute(sql("keep_letters", self.home), self.chunk.tenant, *_columns(letters, len(_LETTERS)))
-        await self.connection.execute(sql("keep_held", self.home), self.chunk.tenant, *_columns(held, len(_HELD)))
-
-
-async def _digest_at(connection: Connection, home: str, tenant: TenantId, keys: Sequence[Key]) -> Totals:
-    """The message keys are taken from the bodies as they are stored. Places and rows are joined by hash: there are as many of each."""
-    await connection.execute("SET LOCAL enable_hashjoin = on")
-    at = _columns(keys, 2)
-    ids: list[str] = []
-    days: set[date] = set()
-    for row in await connection.fetch(sql("records_of", home), tenant, *at):
-        ids += codec.decode_columns(row["body"]).message_ids
-        days.add(row["received_day"])
-        await asyncio.sleep(0)
-    events = await connection.fetchrow(sql("digest_rows_at", home), tenant, sorted(set(message_keys(tenant, ids))), sorted(days), *at)
-    records = await connection.fetchrow(sql("digest_records_at", home), tenant, *at)
-    others = await connection.fetchrow(sql("digest_others_at", home), tenant, *at)
-    return Totals(*_digest(events), *_digest(records), *_digest(others))
 
 
 async def _erasable(connection: Connection, tenant: TenantId, epoch: Epoch, move: str) -> str | None:
@@ -384,18 +296,5 @@ def _values(totals: Totals) -> tuple[int, ...]:
     return totals.events, totals.events_sum, totals.records, totals.records_sum, totals.others, totals.others_sum
 
 
-def _digest(row: asyncpg.Record | None) -> tuple[int, int]:
-    return (0, 0) if row is None else (row["counted"], int(row["summed"]))
-
-
 def _keys(rows: Iterable[asyncpg.Record]) -> list[tuple[Key, int]]:
     return [((row["partition"], row["log_offset"]), row["bytes"]) for row in rows]
-
-
-def _columns(rows: Sequence[Sequence[object]], width: int) -> list[list[object]]:
-    """The rows turned on their side, also when there are none."""
-    return [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in range(width)]
-
-
-def _row_key(row: EventRow) -> tuple[bytes, date]:
-    return row.message_key, row.received_day

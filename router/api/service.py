@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
-import math
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import asdict
@@ -19,11 +18,11 @@ from dataflow.routing.v1 import routing_pb2_grpc
 from kernel import limits
 from kernel.clock import Clock
 from kernel.errors import Failure, Reason
-from kernel.ids import SECRET_BYTES, CellId, Key, KeyHash, SourceId, TenantId, ZoneName, is_name, mint_key
+from kernel.ids import SECRET_BYTES, CellId, Key, KeyHash, SourceId, TenantId, ZoneName, mint_key
 from kernel.journal import Signed
-from kernel.limits import Plan
 from kernel.metrics import Meter
 from router import metrics
+from router.api import asked
 from router.api.mirror import Mirror
 from router.api.tokens import caller
 from router.evacuation.make import Progress
@@ -118,16 +117,16 @@ class RouterService(routing_pb2_grpc.RouterServiceServicer):
 
     async def CreateTenant(self, request: pb.CreateTenantRequest, context: Any) -> pb.Tenant:
         """See the proto; and INVALID_NAME, UNKNOWN_CELL, CELL_FULL, ZONE_EXHAUSTED, INVALID_FIELD for a plan above the hard limits."""
-        pin = _pin(request.pin) if request.HasField("pin") else None
+        pin = asked.pin(request.pin) if request.HasField("pin") else None
         if pin is None and request.pinned_cell:
             pin = Pin(CellId(request.pinned_cell), "")
-        demand = _rate("demand", request.demand) or limits.DEMAND_EVENTS_PER_SECOND
-        step = CreateTenant(TenantId(_name(request.name)), _plan(request.plan), demand, pin, request.dedicated_schema)
+        demand = asked.rate("demand", request.demand) or limits.DEMAND_EVENTS_PER_SECOND
+        step = CreateTenant(TenantId(asked.name(request.name)), asked.plan(request.plan), demand, pin, request.dedicated_schema)
         return codec.tenant_message((await self._change(step, request)).tenant)
 
     async def GetTenant(self, request: pb.GetTenantRequest, context: Any) -> pb.Tenant:
         """See the proto."""
-        return codec.tenant_message(await self._store.tenant(TenantId(_name(request.tenant))))
+        return codec.tenant_message(await self._store.tenant(TenantId(asked.name(request.tenant))))
 
     async def ListTenants(self, request: pb.ListTenantsRequest, context: Any) -> pb.ListTenantsResponse:
         """See the proto."""
@@ -137,45 +136,45 @@ class RouterService(routing_pb2_grpc.RouterServiceServicer):
 
     async def SuspendTenant(self, request: pb.SuspendTenantRequest, context: Any) -> pb.Tenant:
         """See the proto."""
-        step = Suspend(TenantId(_name(request.tenant)), request.suspended)
+        step = Suspend(TenantId(asked.name(request.tenant)), request.suspended)
         return codec.tenant_message((await self._change(step, request)).tenant)
 
     async def SetPlan(self, request: pb.SetPlanRequest, context: Any) -> pb.Tenant:
         """See the proto; and INVALID_FIELD for a plan above the hard limits."""
-        step = ChangePlan(TenantId(_name(request.tenant)), _plan(request.plan))
+        step = ChangePlan(TenantId(asked.name(request.tenant)), asked.plan(request.plan))
         return codec.tenant_message((await self._change(step, request)).tenant)
 
     async def SetDemand(self, request: pb.SetDemandRequest, context: Any) -> pb.Tenant:
         """See the proto; and INVALID_FIELD for what is no rate."""
-        step = ChangeDemand(TenantId(_name(request.tenant)), _rate("demand", request.demand))
+        step = ChangeDemand(TenantId(asked.name(request.tenant)), asked.rate("demand", request.demand))
         return codec.tenant_message((await self._change(step, request)).tenant)
 
     async def PinTenant(self, request: pb.PinTenantRequest, context: Any) -> pb.Tenant:
         """See the proto; and UNKNOWN_CELL, CELL_FULL, INVALID_FIELD for a pin that is over already."""
-        pin = _pin(request.pin) if request.HasField("pin") else None
+        pin = asked.pin(request.pin) if request.HasField("pin") else None
         if pin is not None and pin.expires_at is not None and pin.expires_at <= self._clock.now():
             raise Failure(Reason.INVALID_FIELD, "pin.expires_at: it is over already")
-        return codec.tenant_message((await self._change(PinTenant(TenantId(_name(request.tenant)), pin), request)).tenant)
+        return codec.tenant_message((await self._change(PinTenant(TenantId(asked.name(request.tenant)), pin), request)).tenant)
 
     async def CreateSource(self, request: pb.CreateSourceRequest, context: Any) -> pb.CreateSourceResponse:
         """See the proto. A slug is `<zone>-<80 random bits in base32>`: public, and telling of its zone."""
         key = mint_key("wk", self._zone, self._entropy(SECRET_BYTES))
         slug = f"{self._zone}-{base64.b32encode(self._entropy(SLUG_BYTES)).decode().lower()}"
-        source = Source(SourceId(_name(request.name)), slug, (Credential(key.hash),))
-        done = await self._change(AddSource(TenantId(_name(request.tenant)), source), request)
+        source = Source(SourceId(asked.name(request.name)), slug, (Credential(key.hash),))
+        done = await self._change(AddSource(TenantId(asked.name(request.tenant)), source), request)
         return pb.CreateSourceResponse(source=_source(done.tenant, source.name), write_key=_shown(done, key, request))
 
     async def CreateWriteKey(self, request: pb.CreateWriteKeyRequest, context: Any) -> pb.CreateWriteKeyResponse:
         """See the proto."""
         key = mint_key("wk", self._zone, self._entropy(SECRET_BYTES))
-        source = SourceId(_name(request.source))
-        done = await self._change(AddWriteKey(TenantId(_name(request.tenant)), source, Credential(key.hash)), request)
+        source = SourceId(asked.name(request.source))
+        done = await self._change(AddWriteKey(TenantId(asked.name(request.tenant)), source, Credential(key.hash)), request)
         return pb.CreateWriteKeyResponse(source=_source(done.tenant, source), write_key=_shown(done, key, request))
 
     async def CreateReadKey(self, request: pb.CreateReadKeyRequest, context: Any) -> pb.CreateReadKeyResponse:
         """See the proto."""
         key = mint_key("rk", self._zone, self._entropy(SECRET_BYTES))
-        done = await self._change(AddReadKey(TenantId(_name(request.tenant)), Credential(key.hash)), request)
+        done = await self._change(AddReadKey(TenantId(asked.name(request.tenant)), Credential(key.hash)), request)
         return pb.CreateReadKeyResponse(read_key=_shown(done, key, request))
 
     async def RevokeKey(self, request: pb.RevokeKeyRequest, context: Any) -> pb.RevokeKeyResponse:
@@ -187,16 +186,16 @@ class RouterService(routing_pb2_grpc.RouterServiceServicer):
 
     async def Resolve(self, request: pb.ResolveRequest, context: Any) -> pb.ResolveResponse:
         """See the proto."""
-        outcome = decide(TenantId(_name(request.tenant)), await self._mirror.refresh())
+        outcome = decide(TenantId(asked.name(request.tenant)), await self._mirror.refresh())
         if isinstance(outcome, Refused):
             raise Failure(outcome.reason)
         return pb.ResolveResponse(cell=outcome.cell, epoch=outcome.epoch, revision=outcome.revision)
 
     async def StartMove(self, request: pb.StartMoveRequest, context: Any) -> pb.Tenant:
         """See the proto; and UNKNOWN_TENANT, TENANT_MOVING, TENANT_PINNED, UNKNOWN_CELL, CELL_FULL, ZONE_EXHAUSTED, INVALID_FIELD."""
-        keep = _keep(request.keep_seconds if request.HasField("keep_seconds") else None)
+        keep = asked.keep(request.keep_seconds if request.HasField("keep_seconds") else None)
         target = CellId(request.target) if request.target else None
-        subject, reason = TenantId(_name(request.tenant)), _reason("reason", request.reason)
+        subject, reason = TenantId(asked.name(request.tenant)), asked.reason("reason", request.reason)
         step = Start(subject, self._fresh("move"), target, reason, self._clock.now(), keep)
         return codec.tenant_message((await self._change(step, request)).tenant)
 
@@ -209,7 +208,7 @@ class RouterService(routing_pb2_grpc.RouterServiceServicer):
 
     async def ChangeMove(self, request: pb.ChangeMoveRequest, context: Any) -> pb.Tenant:
         """See the proto; and UNKNOWN_TENANT, NOT_MOVING, MOVE_NOT_NOW."""
-        name, why = TenantId(_name(request.tenant)), _reason("reason", request.reason)
+        name, why = TenantId(asked.name(request.tenant)), asked.reason("reason", request.reason)
         move = (await self._store.tenant(name)).move
         if move is None:
             raise Failure(Reason.NOT_MOVING, name)
@@ -224,10 +223,10 @@ class RouterService(routing_pb2_grpc.RouterServiceServicer):
     async def EvacuateCell(self, request: pb.EvacuateCellRequest, context: Any) -> pb.EvacuateCellResponse:
         """See the proto; and what `router.evacuation.plan` refuses. The plan is made whole; a move of it that cannot be started any more
         when its turn comes is left out."""
-        why, keep = _reason("reason", request.reason), _keep(request.keep_seconds if request.HasField("keep_seconds") else None)
+        why, keep = asked.reason("reason", request.reason), asked.keep(request.keep_seconds if request.HasField("keep_seconds") else None)
         table = await self._mirror.refresh()
         plan = evacuate(table, CellId(request.cell))
-        name, now, shown = _request_id(request.intent) or self._fresh("evacuation"), self._clock.now(), []
+        name, now, shown = asked.request_id(request.intent) or self._fresh("evacuation"), self._clock.now(), []
         for planned in plan.moves:
             step = Start(planned.tenant, self._fresh("move"), planned.target, why, now, keep, name)
             with contextlib.suppress(Failure):
@@ -321,16 +320,16 @@ class RouterService(routing_pb2_grpc.RouterServiceServicer):
 
     async def _change(self, step: Step, request: _Changing) -> Done:
         """Takes a step as the caller asks for it, and wakes the watchers of this process at once."""
-        asked = request.intent
-        request_id = _request_id(asked)
+        wanted = request.intent
+        request_id = asked.request_id(wanted)
         named = f"{type(request).__name__}\0".encode() + request.SerializeToString(deterministic=True)
         intent = Intent(
             caller.get(),
             self._clock.now(),
             request_id,
             hashlib.sha256(named).digest(),
-            asked.if_revision if asked.HasField("if_revision") else None,
-            asked.dry_run,
+            wanted.if_revision if wanted.HasField("if_revision") else None,
+            wanted.dry_run,
         )
         done = await self._store.change(step, intent)
         await self._mirror.refresh()
@@ -344,57 +343,6 @@ class RouterService(routing_pb2_grpc.RouterServiceServicer):
 def add_to(server: grpc.aio.Server, service: RouterService) -> None:
     """Registers the service."""
     routing_pb2_grpc.add_RouterServiceServicer_to_server(service, server)
-
-
-def _name(text: str) -> str:
-    if not is_name(text):
-        raise Failure(Reason.INVALID_NAME)
-    return text
-
-
-def _plan(message: pb.Plan) -> Plan:
-    plan = codec.parse_plan(message)
-    fits = (
-        0 < plan.events_per_second < math.inf
-        and 1 <= plan.burst_events < math.inf
-        and plan.batch_bytes_max <= limits.BATCH_BYTES_HARD_MAX
-        and plan.batch_events_max <= limits.APPLY_EVENTS_MAX
-        and plan.spread <= limits.LOG_PARTITIONS
-        and 0 < plan.requests_per_second < math.inf
-    )
-    if not fits:
-        raise Failure(Reason.INVALID_FIELD, "plan: above the hard limits")
-    return plan
-
-
-def _rate(field: str, value: float) -> float:
-    if not 0 <= value < math.inf:
-        raise Failure(Reason.INVALID_FIELD, f"{field}: {value} is no rate")
-    return value
-
-
-def _pin(message: pb.Pin) -> Pin:
-    if not message.reason or len(message.reason) > limits.PIN_REASON_CHARS_MAX:
-        raise Failure(Reason.INVALID_FIELD, f"pin.reason: 1 to {limits.PIN_REASON_CHARS_MAX} characters say why")
-    return codec.parse_pin(message)
-
-
-def _request_id(intent: pb.Intent) -> str:
-    if len(intent.request_id) > limits.REQUEST_ID_CHARS_MAX or not intent.request_id.isprintable():
-        raise Failure(Reason.INVALID_FIELD, f"intent.request_id: at most {limits.REQUEST_ID_CHARS_MAX} printable characters")
-    return intent.request_id
-
-
-def _reason(field: str, text: str) -> str:
-    if not text or len(text) > limits.MOVE_REASON_CHARS_MAX or not text.isprintable():
-        raise Failure(Reason.INVALID_FIELD, f"{field}: 1 to {limits.MOVE_REASON_CHARS_MAX} printable characters say why")
-    return text
-
-
-def _keep(seconds: int | None) -> int:
-    if seconds is not None and seconds > limits.MOVE_KEEP_SECONDS_MAX:
-        raise Failure(Reason.INVALID_FIELD, f"keep_seconds: at most {limits.MOVE_KEEP_SECONDS_MAX}")
-    return limits.MOVE_KEEP_SECONDS if seconds is None else seconds
 
 
 def _source(tenant: Tenant, name: SourceId) -> pb.Source:
