@@ -225,7 +225,7 @@ class RouterService(routing_pb2_grpc.RouterServiceServicer):
         when its turn comes is left out."""
         why, keep = asked.reason("reason", request.reason), asked.keep(request.keep_seconds if request.HasField("keep_seconds") else None)
         table = await self._mirror.refresh()
-        plan = evacuate(table, CellId(request.cell))
+        plan = evacuate(table, CellId(request.cell), self._clock.now())
         name, now, shown = asked.request_id(request.intent) or self._fresh("evacuation"), self._clock.now(), []
         for planned in plan.moves:
             step = Start(planned.tenant, self._fresh("move"), planned.target, why, now, keep, name)

@@ -129,7 +129,7 @@ class Making:
 
     async def turn(self, tenant: Tenant, move: Move, turn: Turn, remark: str = "") -> None:
         """Takes the move on."""
-        await self.change(TurnMove(tenant.name, move.id, turn, self.wiring.clock.now(), tenant.epoch, remark))
+        await self.change(TurnMove(tenant.name, move.id, turn, self.wiring.clock.now(), tenant.epoch, remark, asked=False))
         self.wiring.meter.add(metrics.MOVE_TURNS, turn=turn)
         self.wiring.log.info("a move goes on", tenant=tenant.name, move=move.id, turn=turn, remark=remark)
 

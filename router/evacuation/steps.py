@@ -37,11 +37,10 @@ class StartMove:
             raise Failure(Reason.TENANT_MOVING, f"move {held.move.id} to cell {held.move.target} is {held.move.state}")
         if self.target == held.cell:
             raise Failure(Reason.INVALID_FIELD, f"target: the tenant lives in cell {held.cell}")
-        others = [cell for cell in view.cells if cell.cell != held.cell]
-        if self.target is None and not others:
+        if len(view.cells) == 1:
             raise Failure(Reason.ZONE_EXHAUSTED, "there is no other cell")
-        target = place(self.subject, view.cells if self.target else others, view.others, held.demand, self.target)
-        if held.pinned is not None and held.pinned.cell != target:
+        target = place(self.subject, view.cells, view.others, held.demand, self.target, held.cell)
+        if held.pinned is not None and held.pinned.cell != target and not held.pinned.over(self.at):
             raise Failure(Reason.TENANT_PINNED, f"to cell {held.pinned.cell}: {held.pinned.reason or 'no reason given'}")
         move = Move(self.id, held.cell, target, "registered", self.reason, self.at, self.at, self.keep_seconds, evacuation=self.evacuation)
         return replace(held, move=move)
@@ -51,7 +50,7 @@ class StartMove:
 class TurnMove:
     """Takes a move to its next state, and the tenant with it. NOT_MOVING when the present move is another one, MOVE_NOT_NOW when its state
     does not allow it, STALE_REVISION when the tenant is not at `epoch` any more: what was done for the turn was done for another fence.
-    `remark` says why, or what went wrong."""
+    `remark` says why, or what went wrong. One that is not `asked` for by a person is not taken while the move is paused."""
 
     weighs: ClassVar[bool] = False
     subject: TenantId
@@ -60,6 +59,7 @@ class TurnMove:
     at: Micros
     epoch: Epoch | None = None
     remark: str = ""
+    asked: bool = True
 
     def take(self, held: Tenant | None, view: View) -> Tenant:
         """See Step."""
@@ -67,6 +67,8 @@ class TurnMove:
         state = TURNS.get((move.state, self.turn))
         if state is None:
             raise Failure(Reason.MOVE_NOT_NOW, f"it is {move.state}")
+        if move.paused and not self.asked:
+            raise Failure(Reason.MOVE_NOT_NOW, "it is paused")
         if self.epoch not in (None, tenant.epoch):
             raise Failure(Reason.STALE_REVISION, f"the tenant is at epoch {tenant.epoch}")
         after = replace(move, state=state, changed_at=self.at, remark=self.remark, paused=False)

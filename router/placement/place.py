@@ -16,14 +16,21 @@ _SPAN = 2**64
 
 
 def place(
-    tenant: TenantId, cells: Collection[CellEndpoint], others: Loads = NOTHING, demand: float = 0.0, pin: CellId | None = None
+    tenant: TenantId,
+    cells: Collection[CellEndpoint],
+    others: Loads = NOTHING,
+    demand: float = 0.0,
+    pin: CellId | None = None,
+    but: CellId | None = None,
 ) -> CellId:
     """The pinned cell, or the one with the highest score among those of `cells`, which are the zone's, that have room for `demand`
     events per second beside what the others take.
 
     A cell's share is its weight's; while there is room, a tenant's place changes only when a new cell scores higher than all others or
-    when its own goes. Raises Failure: UNKNOWN_CELL for a pin outside the zone, CELL_FULL for one without room, ZONE_EXHAUSTED when no
-    cell with a weight has room.
+    when its own goes. `but` is the cell that it leaves: nothing is placed there, and those that stand by for it count all the same.
+
+    Raises Failure: UNKNOWN_CELL for a pin outside the zone, CELL_FULL for one without room, ZONE_EXHAUSTED when no cell with a weight has
+    room.
     """
     if pin is not None:
         pinned = next((cell for cell in cells if cell.cell == pin), None)
@@ -33,7 +40,7 @@ def place(
             raise Failure(Reason.CELL_FULL, _why(pinned, cells, others, demand))
         return pin
     for cell in ranked(tenant, cells):
-        if room(cell, cells, others) >= demand:
+        if cell.cell != but and room(cell, cells, others) >= demand:
             return cell.cell
     raise Failure(Reason.ZONE_EXHAUSTED, f"no cell has room for {demand:,.0f} events/s more")
 

@@ -40,6 +40,10 @@ class Pin:
     reason: str
     expires_at: Micros | None = None
 
+    def over(self, now: Micros) -> bool:
+        """Whether its time is over."""
+        return self.expires_at is not None and self.expires_at <= now
+
 
 MoveState = Literal["registered", "copying", "fenced", "switched", "erasing", "settled", "aborting", "aborted"]
 UNDER_WAY: Final[frozenset[MoveState]] = frozenset({"registered", "copying", "fenced", "switched", "erasing", "aborting"})

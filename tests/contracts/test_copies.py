@@ -279,3 +279,43 @@ def test_a_part_that_mixes_tenants_is_refused() -> None:
         wire.decode_cursor(b"nonsense")
     assert wire.decode_cursor(b"") is None
     assert wire.decode_cursor(wire.encode(Cursor(None, None, 3, 4, {0: 1}, {0: 2}))) == Cursor(None, None, 3, 4, {0: 1}, {0: 2})
+
+
+async def test_what_changes_between_an_export_and_its_take_is_in_the_next(pair: Pair) -> None:
+    """A part is of one moment; whatever was written right behind it is found, people included."""
+    await pair.home.put("m1")
+    copy = await pair.target.copies.begin(ACME, HOME, "m1", None, False)
+    more = True
+    while more:
+        part = await pair.home.copies.export(ACME, Epoch(1), copy.cursor, COPY_BYTES)
+        if copy.seq < 16:
+            await pair.home.put(f"later-{copy.seq}")
+        copy = await pair.target.copies.take(HOME, "m1", copy.seq, part.chunk, part.cursor)
+        more = part.more
+    assert copy.seq > 16
+    await same(pair)
+
+
+async def test_another_move_begins_from_nothing(pair: Pair) -> None:
+    """Whatever the one before it had counted."""
+    letter = DeadLetter(ACME, Micros(NOW), 0, 0, "bad", "UNPROCESSABLE_EVENT", "shape", b"x")
+    await pair.home.apply(effects(dead_letters=(letter,)))
+    await pair.home.put("m1")
+    assert (await pair.copy()).added.others == 1
+    mark = await pair.home.copies.mark(ACME, Epoch(1))
+    begun = await pair.target.copies.begin(ACME, HOME, "m2", mark, False)
+    assert (begun.seq, begun.added) == (0, Totals())
+
+
+async def test_a_digest_ends_before_its_cursor(pair: Pair) -> None:
+    """What lies at the cursor's own offset, and behind it, is not in it: events, records and dead letters alike."""
+    await pair.home.put("m1")
+    cursor = await pair.home.copies.mark(ACME, Epoch(1))
+    before = await pair.home.copies.digest(ACME, None, cursor)
+    letter = DeadLetter(ACME, Micros(NOW), 1, 0, "bad", "UNPROCESSABLE_EVENT", "shape", b"x")
+    await pair.home.apply(effects(event("m2", offset=1, cell=HOME), dead_letters=(letter,)))
+    assert await pair.home.copies.digest(ACME, None, cursor) == before != await pair.home.copies.digest(ACME, None, None)
+    behind = await pair.home.copies.mark(ACME, Epoch(1))
+    tail = await pair.home.copies.digest(ACME, cursor, behind)
+    assert (tail.events, tail.records, tail.others) == (1, 1, 1)
+    assert before + tail == await pair.home.copies.digest(ACME, None, behind)

@@ -299,6 +299,22 @@ async def test_a_tenant_on_its_way_takes_room_in_both_cells(store: Store) -> Non
     await do(store, made("three", "a1"))
 
 
+async def test_who_has_switched_takes_room_once(store: Store) -> None:
+    """Law: although its move can still be rolled back, it is counted in its new home alone, and there once."""
+    half = TOPOLOGY.cells[1].capacity / 2
+    await do(store, made("one", demand=half), PinTenant(ONE, None), start("one", "m1"))
+    await do(store, turn("one", "m1", "begin"), turn("one", "m1", "fence"), turn("one", "m1", "switch"))
+    await do(store, made("two", "b1", demand=half), made("three", "a1", demand=half))
+
+
+async def test_a_topology_without_a_cell_of_a_move_is_refused(store: Store) -> None:
+    """Law: until a move has ended, both its cells belong to the zone."""
+    await do(store, made("one"), PinTenant(ONE, None), start("one", "m1"))
+    assert await refused(store.adopt(Topology(TOPOLOGY.cells[:1], TOPOLOGY.zones))) is Reason.SNAPSHOT_REFUSED
+    await do(store, turn("one", "m1", "abort"))
+    await store.adopt(Topology(TOPOLOGY.cells[:1], TOPOLOGY.zones))
+
+
 async def test_a_switch_that_was_made_ready_for_another_fence_is_refused(store: Store) -> None:
     """Law: whoever drained the source behind one fence cannot switch behind the next one: writes were taken in between."""
     await do(store, made("one"), PinTenant(ONE, None), start("one", "m1"), turn("one", "m1", "begin"))

@@ -131,6 +131,21 @@ async def test_a_part_larger_than_a_message_arrives_whole(pair: Pair) -> None:
     assert await cells.mark(TARGET, ACME, Epoch(1))
 
 
+async def test_a_part_of_another_tenant_or_epoch_than_ordered_is_refused(pair: Pair) -> None:
+    """Law: what the order and the request name is what is taken; a part that says otherwise changes nothing."""
+    home, _, cells = pair
+    at = (await home.store.positions()).get(0, 0)
+    await home.store.apply(Apply(effects(event("g1", GLOBEX, offset=at)), Claim(HOME, {GLOBEX: Epoch(1)}), at, at + 1), 1e12)
+    part = await cells.export(HOME, GLOBEX, Epoch(1), b"")
+    await cells.begin(TARGET, ACME, HOME, "m1", b"", False)
+    await cells.begin(TARGET, GLOBEX, HOME, "m1", b"", False)
+    for tenant, epoch in ((ACME, 1), (GLOBEX, 2)):
+        with pytest.raises(Failure) as refused:
+            await cells.take(TARGET, tenant, Epoch(epoch), HOME, "m1", 0, part)
+        assert refused.value.reason is Reason.INVALID_FIELD
+    assert (await cells.begin(TARGET, GLOBEX, HOME, "m1", b"", False)).seq == 0
+
+
 async def test_a_fence_that_the_cell_has_not_heard_of_is_no_fence(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """Law: the log's end is told when the door is shut at that epoch, and a restart would find it shut; never before."""
     monkeypatch.setattr("cells.ingest.api_fence.FENCE_SECONDS_MAX", 0.05)

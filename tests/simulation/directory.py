@@ -106,7 +106,7 @@ class SimDirectory:
             await asyncio.sleep(self._random.random() * 0.3)
             tenants = await self._tenants()
             tenant = tenants[self._random.randrange(len(tenants))]
-            await self._try(StartMove(tenant.name, f"{self.zone}-{number}", None, "unrest", self._clock.now(), self._random.randrange(3)))
+            await self._try(StartMove(tenant.name, f"{self.zone}-{number}", None, "unrest", self._clock.now(), self._random.randrange(6)))
             await asyncio.sleep(self._random.random())
             await self._change_minds()
             if self._random.random() < 0.2:
@@ -134,7 +134,9 @@ class SimDirectory:
 
     async def _change_minds(self) -> None:
         for tenant in await self._tenants():
-            if tenant.move is None or tenant.move.state not in UNDER_WAY or self._random.random() < 0.93:
+            if tenant.move is None or tenant.move.state not in UNDER_WAY:
+                continue
+            if self._random.random() < (0.6 if tenant.move.state == "switched" else 0.93):
                 continue
             turns: list[Turn] = [turn for state, turn in TURNS if state == tenant.move.state and turn in ("abort", "roll back", "finish")]
             if turns and self._random.random() < 0.7:

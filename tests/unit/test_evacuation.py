@@ -17,7 +17,7 @@ from router.evacuation.cells import Totals
 from router.evacuation.plan import evacuate
 from router.evacuation.states import TURNS, Turn
 from router.evacuation.steps import PauseMove, StartMove, TurnMove
-from router.placement.capacity import NOTHING, loads_of, room
+from router.placement.capacity import NOTHING, Loads, loads_of, room
 from router.placement.steps import Step, View
 from router.placement.table import UNDER_WAY, Pin, Table, Tenant
 from tests.support.router_words import EU, cell, table, tables, tenant
@@ -121,10 +121,10 @@ def test_a_plan_empties_the_cell_and_overfills_none(placed: Table, number: int) 
     gone = names[number % len(names)]
     if len(names) == 1:
         with pytest.raises(Failure) as refused:
-            evacuate(placed, gone)
+            evacuate(placed, gone, NOW)
         assert refused.value.reason is Reason.ZONE_EXHAUSTED
         return
-    plan = evacuate(placed, gone)
+    plan = evacuate(placed, gone, NOW)
     assert sorted(move.tenant for move in plan.moves) == sorted(t.name for t in placed.tenants.values() if t.cell == gone)
     targets = {move.tenant: move.target for move in plan.moves}
     assert gone not in targets.values()
@@ -139,13 +139,46 @@ def test_a_plan_is_whole_or_not_at_all() -> None:
     pinned = replace(tenant("globex"), pinned=Pin(CellId("a1"), "by contract"))
     leaving = start("b1").take(tenant("acme"), VIEW)
     big = tenant("big", demand=1e9)
-    for tenants, reason in (((coming,), "TENANT_MOVING"), ((pinned,), "TENANT_PINNED"), ((big,), "ZONE_EXHAUSTED")):
+    here = coming
+    for turn in ("begin", "fence", "switch"):
+        here = TurnMove(ACME, "m1", turn, NOW).take(here, VIEW)
+    back = TurnMove(ACME, "m1", "abort", NOW).take(TurnMove(ACME, "m1", "begin", NOW).take(leaving, VIEW), VIEW)
+    for tenants, reason in (
+        ((coming,), "TENANT_MOVING"),
+        ((here,), "TENANT_MOVING"),
+        ((back,), "TENANT_MOVING"),
+        ((pinned,), "TENANT_PINNED"),
+        ((big,), "ZONE_EXHAUSTED"),
+    ):
         with pytest.raises(Failure) as refused:
-            evacuate(table(1, tenants, CELLS), CellId("a1"))
+            evacuate(table(1, tenants, CELLS), CellId("a1"), NOW)
         assert refused.value.reason.name == reason
     with pytest.raises(Failure):
-        evacuate(table(1, (), CELLS), CellId("us-1"))
-    assert evacuate(table(1, (leaving, tenant("other")), CELLS), CellId("a1")).moves[0].tenant == "other"
+        evacuate(table(1, (), CELLS), CellId("us-1"), NOW)
+    assert evacuate(table(1, (leaving, tenant("other")), CELLS), CellId("a1"), NOW).moves[0].tenant == "other"
+
+
+def test_a_pin_whose_time_is_over_binds_nobody() -> None:
+    """Law: neither a move nor a plan heeds it."""
+    pinned = replace(tenant("acme"), pinned=Pin(CellId("a1"), "for a while", Micros(NOW - 1)))
+    assert start().take(pinned, VIEW).move is not None
+    assert len(evacuate(table(1, (pinned,), CELLS), CellId("a1"), NOW).moves) == 1
+
+
+def test_a_target_that_stands_by_for_the_home_counts_that() -> None:
+    """Law: chosen or named, a target has the same room: the cell that is left goes on needing its standby for those that stay."""
+    cells = (replace(CELLS[0], capacity=100.0, peer=CellId("b1")), replace(CELLS[1], capacity=100.0))
+    view, moving = View(EU, cells, Loads({CellId("a1"): 80.0})), tenant("acme", demand=30.0)
+    for target in ("b1", None):
+        with pytest.raises(Failure):
+            start(target).take(moving, view)
+
+
+def test_a_paused_move_is_taken_on_by_people_alone() -> None:
+    """Law: whoever makes moves by itself does nothing to one that somebody has paused, whatever it had begun to do before."""
+    moving = PauseMove(ACME, "m1", True).take(TurnMove(ACME, "m1", "begin", NOW).take(start().take(tenant("acme"), VIEW), VIEW), VIEW)
+    assert reason_of(TurnMove(ACME, "m1", "fence", NOW, asked=False), moving) is Reason.MOVE_NOT_NOW
+    assert TurnMove(ACME, "m1", "abort", NOW).take(moving, VIEW).move is not None
 
 
 def test_a_comparison_tells_counts_and_what_counts_do_not_show() -> None:
