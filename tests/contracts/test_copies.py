@@ -281,18 +281,20 @@ def test_a_part_that_mixes_tenants_is_refused() -> None:
     assert wire.decode_cursor(wire.encode(Cursor(None, None, 3, 4, {0: 1}, {0: 2}))) == Cursor(None, None, 3, 4, {0: 1}, {0: 2})
 
 
-async def test_what_changes_between_an_export_and_its_take_is_in_the_next(pair: Pair) -> None:
-    """A part is of one moment; whatever was written right behind it is found, people included."""
+@pytest.mark.parametrize("only_people", [False, True])
+async def test_what_changes_between_an_export_and_its_take_is_in_the_next(pair: Pair, only_people: bool) -> None:
+    """A part is of one moment; whatever was written right behind it is found, people included, also while people are given."""
     await pair.home.put("m1")
     copy = await pair.target.copies.begin(ACME, HOME, "m1", None, False)
-    more = True
+    more, puts = True, 0
     while more:
         part = await pair.home.copies.export(ACME, Epoch(1), copy.cursor, COPY_BYTES)
-        if copy.seq < 16:
-            await pair.home.put(f"later-{copy.seq}")
+        if puts < 12 and (part.cursor.people is not None or not only_people):
+            await pair.home.put(f"later-{puts}")
+            puts += 1
         copy = await pair.target.copies.take(HOME, "m1", copy.seq, part.chunk, part.cursor)
         more = part.more
-    assert copy.seq > 16
+    assert puts == 12
     await same(pair)
 
 

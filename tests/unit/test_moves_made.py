@@ -225,6 +225,7 @@ async def test_who_still_keeps_an_erased_home_up_to_date_brings_nothing_back() -
     with pytest.raises(Changed):
         await room.executor.making.keep_up(stale, move)
     assert room.a.events == 0
+    assert all(not copy.seq for _, copy in room.a.copies._copies.values()), "no part was taken"
 
 
 async def test_a_cell_that_cannot_be_reached_gives_its_place_to_others() -> None:
