@@ -91,7 +91,7 @@ REQUESTS_KEPT_SECONDS: Final = 24 * 3_600
 # Moves.
 ORDER_SECONDS: Final = 60
 FENCE_SECONDS_MAX: Final = 5.0  # that a cell waits until it has heard of a fence and everything before it has ended
-COPY_BYTES: Final = 1 * KIB * KIB  # of a part: what one step of a copy reads, hands over and stores
+COPY_BYTES: Final = 128 * KIB  # of a part: one step of a copy reads, hands over and stores it, and holds loops for as long
 COPY_BYTES_MAX: Final = 4 * KIB * KIB
 COPY_PIECE_BYTES: Final = 1 * KIB * KIB  # of a message
 COPY_PART_BYTES_MAX: Final = 64 * KIB * KIB  # what lies at one place is never parted: the largest record, with its rows

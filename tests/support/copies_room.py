@@ -38,6 +38,7 @@ class Side:
     reader: MemoryStore | PostgresReader
     copies: Copies
     next: dict[int, int] = field(default_factory=dict)
+    admin_dsn: str = ""
 
     async def own(self, epoch: int, home: CellId, *tenants: TenantId) -> None:
         """What the directory says."""
@@ -138,7 +139,7 @@ async def postgres_pair(postgres: Databases) -> AsyncIterator[Pair]:
     for cell, dsn in ((HOME, postgres.admin_dsn), (TARGET, await postgres.create())):
         dsns = await provision(dsn, PASSWORDS)
         store, reader = PostgresStore(dsns.apply, clock, MemoryMeter()), PostgresReader(dsns.query)
-        sides.append(Side(cell, store, reader, PostgresCopies(dsns.apply, cell, clock)))
+        sides.append(Side(cell, store, reader, PostgresCopies(dsns.apply, cell, clock), admin_dsn=dsn))
     pair = Pair(sides[0], sides[1], clock)
     await pair.own(1, HOME)
     yield pair
