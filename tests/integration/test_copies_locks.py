@@ -33,7 +33,7 @@ async def test_nobody_becomes_the_owner_in_the_middle_of_a_take(postgres_pair: P
     admin, watcher = await asyncpg.connect(pair.target.admin_dsn), await asyncpg.connect(pair.target.admin_dsn)
     try:
         async with admin.transaction():
-            await admin.execute("LOCK TABLE tenants.event_row IN ACCESS EXCLUSIVE MODE")
+            await admin.execute("LOCK TABLE tenants.dead_letter IN ACCESS EXCLUSIVE MODE")
             taking = asyncio.create_task(pair.target.copies.take(HOME, "m1", copy.seq, part.chunk, part.cursor))
 
             async def waiting(count: int) -> bool:
