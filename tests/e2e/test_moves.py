@@ -213,7 +213,6 @@ async def test_whoever_is_killed_meanwhile_the_moves_come_to_their_end(room: Roo
     async with room.clients(tenants) as clients:
         await room.move(tenants)
         for name in ("directory/eu", f"cell/{TARGET}", "directory/eu", f"cell/{HOME}", "directory/eu"):
-            await asyncio.sleep(0)
             room.running.fleet.kill(name)
             await room.running.fleet.wait_until_ready(UP_SECONDS)
         await room.wait_until_all(tenants, "switched")
