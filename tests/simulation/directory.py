@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from random import Random
 
 from kernel.errors import Failure
@@ -25,6 +25,9 @@ from tests.simulation.faults import Weather
 from tests.simulation.virtual import LoopClock
 
 _QUIET_SECONDS = 120
+_LOOKS = 6
+_WHIMS: Mapping[str, float] = {"fenced": 0.3, "switched": 0.2}
+"""How often an operator's mind changes when a move is met in a state. In these two it stays for a moment only."""
 
 
 class CountingStore(MemoryStore):
@@ -107,8 +110,9 @@ class SimDirectory:
             tenants = await self._tenants()
             tenant = tenants[self._random.randrange(len(tenants))]
             await self._try(StartMove(tenant.name, f"{self.zone}-{number}", None, "unrest", self._clock.now(), self._random.randrange(6)))
-            await asyncio.sleep(self._random.random())
-            await self._change_minds()
+            for _ in range(_LOOKS):
+                await asyncio.sleep(self._random.random() * 2 / _LOOKS)
+                await self._change_minds()
             if self._random.random() < 0.2:
                 self._make_moves()  # another process of the directory, which does not know of the first
                 self.twins += 1
@@ -136,7 +140,7 @@ class SimDirectory:
         for tenant in await self._tenants():
             if tenant.move is None or tenant.move.state not in UNDER_WAY:
                 continue
-            if self._random.random() < (0.6 if tenant.move.state == "switched" else 0.93):
+            if self._random.random() > _WHIMS.get(tenant.move.state, 0.02):
                 continue
             turns: list[Turn] = [turn for state, turn in TURNS if state == tenant.move.state and turn in ("abort", "roll back", "finish")]
             if turns and self._random.random() < 0.7:
