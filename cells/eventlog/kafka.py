@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from aiokafka.protocol.admin import DeleteRecordsRequest
@@ -60,7 +60,11 @@ class KafkaLog:
 
     async def append(self, partition: int, record: Record, deadline: float) -> int:
         """The record's offset, once enough brokers have it. Raises Failure(LOG_REPLACED) while a position is beyond the log's end."""
-        if len(record.body) > limits.RECORD_BYTES_MAX or record.events > limits.RECORD_EVENTS_MAX:
+        return await self.append_all(partition, (record,), deadline)
+
+    async def append_all(self, partition: int, records: Sequence[Record], deadline: float) -> int:
+        """The first one's offset, once enough brokers have the batch, which takes all of them; see `append`."""
+        if any(len(record.body) > limits.RECORD_BYTES_MAX or record.events > limits.RECORD_EVENTS_MAX for record in records):
             raise Failure(Reason.RECORD_TOO_LARGE)
         if any(readers.replaced for readers in self._readers):
             # A topic is made anew as a whole: what one partition shows holds for those that other processes read.
@@ -71,8 +75,8 @@ class KafkaLog:
         if left <= 0:
             raise unavailable()
         appender = self._appenders[partition]
-        waiting = appender.offer(record, deadline)
-        self._size += len(record.body)
+        waiting = appender.offer(records, deadline)
+        self._size += waiting.size
         try:
             async with asyncio.timeout(left):
                 return await waiting.offset

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -38,10 +39,11 @@ _UNBOUNDED: Final = 2**31 - 1
 
 @dataclass(eq=False, slots=True)
 class Waiting:
-    """A record and its caller. `deadline` is on the monotonic clock."""
+    """Records that stay together, and their caller. `deadline` is on the monotonic clock, `size` in bytes of bodies."""
 
-    record: Record
+    records: Sequence[Record]
     deadline: float
+    size: int
     offset: asyncio.Future[int] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -63,9 +65,10 @@ class _Batch:
         return max(waiting.deadline for waiting in self.group if not waiting.offset.done())
 
     def stored(self, base: int) -> None:
-        for ordinal, waiting in enumerate(self.group):
+        for waiting in self.group:
             if not waiting.offset.done():
-                waiting.offset.set_result(base + ordinal)
+                waiting.offset.set_result(base)
+            base += len(waiting.records)
 
     def failed(self, failure: Failure) -> None:
         for waiting in self.group:
@@ -95,13 +98,14 @@ class Appender:
         """Why the last attempt failed; None when it did not, or when it is so long ago that it says nothing of now."""
         return self._trouble if self._trouble and self._clock.monotonic() < self._trouble_ends else None
 
-    def offer(self, record: Record, deadline: float) -> Waiting:
-        """Queues a record. Raises Failure(LOG_UNAVAILABLE) when too much is queued, or when the log is closing."""
-        if self._stopping or self._bytes + len(record.body) > limits.APPEND_QUEUE_BYTES_MAX:
+    def offer(self, records: Sequence[Record], deadline: float) -> Waiting:
+        """Queues records. Raises Failure(LOG_UNAVAILABLE) when too much is queued, or when the log is closing."""
+        size = sum(len(record.body) for record in records)
+        if self._stopping or self._bytes + size > limits.APPEND_QUEUE_BYTES_MAX:
             raise Failure(Reason.LOG_UNAVAILABLE, "too much is waiting", retry_after_seconds=1)
-        waiting = Waiting(record, deadline)
+        waiting = Waiting(records, deadline, size)
         self._queue[waiting] = None
-        self._bytes += len(record.body)
+        self._bytes += size
         self._wake.set()
         return waiting
 
@@ -109,7 +113,7 @@ class Appender:
         """The caller has gone: what is not on its way yet is not sent."""
         if waiting in self._queue:
             del self._queue[waiting]
-            self._bytes -= len(waiting.record.body)
+            self._bytes -= waiting.size
 
     async def stop(self, seconds: float) -> None:
         """Takes no more; ends when the queue is empty, after `seconds` at the latest, with whatever waits told that it failed."""
@@ -139,10 +143,11 @@ class Appender:
     def _take(self) -> list[Waiting]:
         """The first of the queue, as many as one batch holds; one at least."""
         group: list[Waiting] = []
-        size = 0
+        count = size = 0
         for waiting in self._queue:
-            size += len(waiting.record.body)
-            if group and (size > BATCH_BYTES_MAX or len(group) >= limits.APPEND_GROUP_RECORDS_MAX):
+            size += waiting.size
+            count += len(waiting.records)
+            if group and (size > BATCH_BYTES_MAX or count > limits.APPEND_GROUP_RECORDS_MAX):
                 break
             group.append(waiting)
         for waiting in group:
@@ -193,7 +198,7 @@ class Appender:
         verdict = judge(code)
         self._failed("" if verdict in (Verdict.STORED, Verdict.TOO_LARGE) else name_of(code))
         if verdict is Verdict.STORED and self._session is not None:
-            self._session.stored(len(batch.group))
+            self._session.stored(sum(len(waiting.records) for waiting in batch.group))
             batch.stored(base)
         elif verdict is Verdict.OVER:
             self._session = None
@@ -220,9 +225,9 @@ class Appender:
             batch_size=_UNBOUNDED,
         )
         now_millis = self._clock.now() // 1_000
-        for ordinal, waiting in enumerate(group):
-            key, head = headers.pack(waiting.record)
-            builder.append(ordinal, now_millis, key, waiting.record.body, head)
+        for ordinal, record in enumerate(record for waiting in group for record in waiting.records):
+            key, head = headers.pack(record)
+            builder.append(ordinal, now_millis, key, record.body, head)
         return bytes(builder.build())
 
     async def _pause(self, batch: _Batch) -> None:

@@ -33,6 +33,7 @@ decode.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple, Protocol
@@ -96,6 +97,11 @@ class EventLog(Protocol):
 
     async def append(self, partition: int, record: Record, deadline: float) -> int:
         """The record's offset, once durable. `deadline` is on the monotonic clock; past it Failure(LOG_UNAVAILABLE)."""
+        ...
+
+    async def append_all(self, partition: int, records: Sequence[Record], deadline: float) -> int:
+        """As `append`, of several at once, at most APPEND_GROUP_RECORDS_MAX and, but for a lone one, FETCH_BYTES_MAX of bodies: the offset
+        of the first, with the others behind it. All of them become durable or none does."""
         ...
 
     async def fetch(self, partition: int, offset: int, records_max: int, bytes_max: int, wait_seconds: float) -> list[Entry]:

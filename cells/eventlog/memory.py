@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from cells.eventlog.log import Bounds, Entry, Membership, Record
@@ -40,16 +41,21 @@ class MemoryLog:
 
     async def append(self, partition: int, record: Record, deadline: float) -> int:
         """The record's offset."""
-        if len(record.body) > RECORD_BYTES_MAX:
+        return await self.append_all(partition, (record,), deadline)
+
+    async def append_all(self, partition: int, records: Sequence[Record], deadline: float) -> int:
+        """The first one's offset."""
+        size = sum(len(record.body) for record in records)
+        if any(len(record.body) > RECORD_BYTES_MAX for record in records):
             raise Failure(Reason.RECORD_TOO_LARGE)
         if self._closed or deadline <= self._clock.monotonic():
             raise Failure(Reason.LOG_UNAVAILABLE)
-        if self._bytes + len(record.body) > self._bytes_max:
+        if self._bytes + size > self._bytes_max:
             raise Failure(Reason.LOG_FULL)
         target = self._partitions[partition]
         offset = target.next
-        target.entries.append(Entry(offset, self._clock.now(), record))
-        self._bytes += len(record.body)
+        target.entries.extend(Entry(offset + number, self._clock.now(), record) for number, record in enumerate(records))
+        self._bytes += size
         target.arrived.set()
         return offset
 

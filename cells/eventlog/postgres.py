@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import secrets
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -75,12 +76,16 @@ class PostgresLog:
 
     async def append(self, partition: int, record: Record, deadline: float) -> int:
         """The record's offset, once its group's commit is durable."""
-        if len(record.body) > limits.RECORD_BYTES_MAX:
+        return await self.append_all(partition, (record,), deadline)
+
+    async def append_all(self, partition: int, records: Sequence[Record], deadline: float) -> int:
+        """The first one's offset, once the commit of their group is durable: a group takes all of them."""
+        if any(len(record.body) > limits.RECORD_BYTES_MAX for record in records):
             raise Failure(Reason.RECORD_TOO_LARGE)
         if self._size > self._bytes_max:
             raise Failure(Reason.LOG_FULL, retry_after_seconds=10)
-        self._size += len(record.body)
-        waiting = self._appenders[partition].offer(record)
+        waiting = self._appenders[partition].offer(records)
+        self._size += sum(len(record.body) for record in records)
         try:
             async with asyncio.timeout(max(0.0, deadline - self._clock.monotonic())):
                 return await asyncio.shield(waiting)
@@ -205,19 +210,20 @@ class _Appender:
     def __init__(self, log: PostgresLog, partition: int) -> None:
         self._log = log
         self._partition = partition
-        self._waiting: deque[tuple[Record, asyncio.Future[int]]] = deque()
+        self._waiting: deque[tuple[Sequence[Record], asyncio.Future[int]]] = deque()
         self._bytes = 0
         self._wake = asyncio.Event()
         self._stopping = False
         self.arrived = asyncio.Event()
         self.task = asyncio.create_task(self._run(), name=f"eventlog-appender-{partition}")
 
-    def offer(self, record: Record) -> asyncio.Future[int]:
-        if self._stopping or self._bytes + len(record.body) > limits.APPEND_QUEUE_BYTES_MAX:
+    def offer(self, records: Sequence[Record]) -> asyncio.Future[int]:
+        size = sum(len(record.body) for record in records)
+        if self._stopping or self._bytes + size > limits.APPEND_QUEUE_BYTES_MAX:
             raise Failure(Reason.LOG_UNAVAILABLE, "too much is waiting", retry_after_seconds=1)
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._waiting.append((record, future))
-        self._bytes += len(record.body)
+        self._waiting.append((records, future))
+        self._bytes += size
         self._wake.set()
         return future
 
@@ -236,26 +242,28 @@ class _Appender:
                 continue
             group = self._take()
             try:
-                base = await self._log.store_group(self._partition, [record for record, _ in group])
+                base = await self._log.store_group(self._partition, [record for records, _ in group for record in records])
             except _LOST as error:
                 failure = Failure(Reason.LOG_UNAVAILABLE, type(error).__name__, retry_after_seconds=1)
                 for _, future in group:
                     if not future.done():
                         future.set_exception(failure)
                 continue
-            for ordinal, (_, future) in enumerate(group):
+            for records, future in group:
                 if not future.done():
-                    future.set_result(base + ordinal)
+                    future.set_result(base)
+                base += len(records)
             self.arrived.set()
             self.arrived = asyncio.Event()
 
-    def _take(self) -> list[tuple[Record, asyncio.Future[int]]]:
-        group: list[tuple[Record, asyncio.Future[int]]] = []
-        size = 0
-        while self._waiting and len(group) < limits.APPEND_GROUP_RECORDS_MAX and (not group or size < limits.APPEND_GROUP_BYTES_MAX):
-            record, future = self._waiting.popleft()
-            size += len(record.body)
-            group.append((record, future))
+    def _take(self) -> list[tuple[Sequence[Record], asyncio.Future[int]]]:
+        group: list[tuple[Sequence[Record], asyncio.Future[int]]] = []
+        count = size = 0
+        while self._waiting and count < limits.APPEND_GROUP_RECORDS_MAX and (not group or size < limits.APPEND_GROUP_BYTES_MAX):
+            records, future = self._waiting.popleft()
+            size += sum(len(record.body) for record in records)
+            count += len(records)
+            group.append((records, future))
         self._bytes -= size
         return group
 

@@ -58,6 +58,33 @@ async def test_a_sequential_client_keeps_its_order(bench: Bench) -> None:
         assert own == [f"{name}-{number}" for number in range(20)]
 
 
+async def test_records_that_are_appended_together_stand_together(bench: Bench) -> None:
+    """Law: beside others that write to the same partition, each stretch stands whole and in its order behind the offset that was told."""
+
+    async def stretch(name: str) -> int:
+        return await bench.log.append_all(1, [blob(f"{name}-{number}") for number in range(40)], bench.deadline())
+
+    async def single(name: str) -> None:
+        for number in range(20):
+            await bench.append(1, f"{name}-{number}")
+
+    *bases, _, _ = await asyncio.gather(*(stretch(f"s{n}") for n in range(10)), single("a"), single("b"))
+    stored = await bench.texts(1)
+    assert len(stored) == 10 * 40 + 2 * 20
+    for name, base in zip((f"s{n}" for n in range(10)), bases, strict=True):
+        assert base is not None
+        assert stored[base : base + 40] == [f"{name}-{number}" for number in range(40)]
+
+
+async def test_one_that_is_too_large_takes_its_stretch_with_it(bench: Bench) -> None:
+    """Law: all of a stretch or none of it."""
+    with pytest.raises(Failure) as refused:
+        await bench.log.append_all(0, [blob("a"), blob("b", RECORD_BYTES_MAX + 1), blob("c")], bench.deadline())
+    assert refused.value.reason is Reason.RECORD_TOO_LARGE
+    await bench.append(0, "d")
+    assert await bench.texts(0) == ["d"]
+
+
 async def test_a_fetch_is_bounded_in_records_and_bytes_but_gives_one(bench: Bench) -> None:
     """However small the bounds, the first record comes."""
     for _ in range(4):
@@ -228,7 +255,17 @@ async def test_an_append_whose_connection_dies_fails_or_is_durable_never_both_lo
             await asyncio.sleep(0.005)
         return kills
 
-    clients = [asyncio.create_task(client(who)) for who in range(4)]
+    async def together(who: int) -> None:
+        for number in range(60):
+            texts = [f"{who}-{number}-{part}" for part in range(5)]
+            try:
+                base = await log.append_all(0, [blob(text) for text in texts], clock.monotonic() + 10)
+            except Failure as failure:
+                refusals.add(failure.reason)
+            else:
+                acknowledged.update({base + part: text for part, text in enumerate(texts)})
+
+    clients = [asyncio.create_task(client(who)) for who in range(4)] + [asyncio.create_task(together(4))]
     kills = await killer()
     await asyncio.gather(*clients)
     await admin.close()
@@ -237,6 +274,8 @@ async def test_an_append_whose_connection_dies_fails_or_is_durable_never_both_lo
     stored = {entry.offset: entry.record.body.decode() for entry in await log.fetch(0, 0, 10_000, 1 << 30, 0.0)}
     assert {offset: stored.get(offset) for offset in acknowledged} == acknowledged
     assert sorted(stored) == list(range(len(stored)))
+    parts = [text.rpartition("-") for text in stored.values() if text.startswith("4-")]
+    assert [int(part) for _, _, part in parts] == list(range(5)) * (len(parts) // 5), "a stretch was parted"
     await log.close()
 
 

@@ -21,7 +21,7 @@ from cells.eventlog.kafka_login import Address, Login
 from cells.eventlog.kafka_provision import provision
 from cells.eventlog.kafka_start import Needs
 from cells.eventlog.topics import Topic
-from cells.processing.consumer import GROUP, Consumer, report_lag
+from cells.processing.consumer import GROUP, consumer, report_lag
 from cells.processing.partition import Wiring
 from cells.storage.memory import MemoryStore
 from kernel.epoch import Claim, Epoch, Ownership
@@ -111,7 +111,7 @@ async def consuming(log: KafkaLog, store: MemoryStore, name: str) -> AsyncIterat
         return
 
     wiring = Wiring(log, store, lambda: claim, renew, CLOCK, MemoryMeter())
-    running = asyncio.create_task(Consumer(wiring, name).run())
+    running = asyncio.create_task(consumer(wiring, name).run())
     try:
         yield
     finally:

@@ -17,7 +17,7 @@ from cells.eventlog.memory import MemoryLog
 from cells.ingest.accept import Acceptor
 from cells.ingest.api_http import IngestHttp
 from cells.ingest.authenticate import reader_of
-from cells.processing.consumer import Consumer
+from cells.processing.consumer import consumer
 from cells.processing.locate import locate
 from cells.processing.partition import Wiring
 from cells.server import HttpServer
@@ -84,7 +84,7 @@ class Room:
             return None
 
         wiring = Wiring(self.log, self.store, lambda: self.admission.claim(CELL), nothing, self.clock, self.meter)
-        consuming = asyncio.create_task(Consumer(wiring, "one").run())
+        consuming = asyncio.create_task(consumer(wiring, "one").run())
         server = HttpServer(HttpShell(self.routes(), self.side.report), "127.0.0.1:0")
         self.side.url = f"http://127.0.0.1:{await server.start()}"
         ready.set()
