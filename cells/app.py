@@ -86,7 +86,9 @@ async def _add_roles(process: Process, role: Role) -> None:
     if log is not None and role in ("all", "ingest"):
         roles.add_ingest(process, log)
     if log is not None and role in ("all", "processing"):
-        roles.add_processing(process, log, store or roles.remote_store(process), store)
+        keeper = store or roles.remote_store(process)
+        roles.add_processing(process, log, keeper, store)
+        roles.add_replication(process, log, keeper)
     if store is not None:
         roles.add_query(process, store, log)
         roles.add_copies(process)

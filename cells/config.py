@@ -9,6 +9,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from cells.eventlog.access import Access, Mechanism, Security
+from kernel.ids import CellId, is_name
 from kernel.process import settings
 from kernel.process.settings import BadSettings
 
@@ -39,7 +40,8 @@ class _LogFields:
 class Config(_LogFields):
     """`*_dsn` are PostgreSQL URLs of the services' own roles, password included; `cells.provision` has made them.
 
-    `storage_address` is where a separate processing role finds storage.
+    `storage_address` is where a separate processing role finds storage. `peers` are the cells that this one replicates from and to, as
+    `cell=host:port` of whatever process reads their log, separated by commas.
     """
 
     cell: str
@@ -55,6 +57,7 @@ class Config(_LogFields):
     grpc_address: str = "127.0.0.1:7501"
     http_address: str = "127.0.0.1:7500"
     storage_address: str = ""
+    peers: str = ""
     log_bytes_max: int = 20 * 1024 * 1024 * 1024
     inflight_bytes_max: int = 64 * 1024 * 1024
     record_format: Literal["columns", "envelopes"] = "columns"
@@ -91,10 +94,31 @@ def load(environ: Mapping[str, str], role: Role) -> Config:
     except BadSettings as error:
         problems = error.problems
     problems += _missing(environ, role)
+    problems += _problems_of_peers(environ)
     problems += [f"{_variable(name)}: {why}" for name in ("grpc_address", "http_address") if (why := _address(environ, name))]
     if problems or found is None:
         raise BadSettings(problems)
     return found
+
+
+def peers_of(text: str) -> dict[CellId, str]:
+    """Where the logs of other cells are read, by cell. Raises ValueError."""
+    found: dict[CellId, str] = {}
+    for part in filter(None, text.split(",")):
+        cell, _, address = part.partition("=")
+        host, _, port = address.rpartition(":")
+        if not (is_name(cell) and host and port.isdecimal() and int(port) < 1 << 16) or cell in found:
+            raise ValueError(f"{part!r} is not cell=host:port, or its cell is named twice")
+        found[CellId(cell)] = address
+    return found
+
+
+def _problems_of_peers(environ: Mapping[str, str]) -> list[str]:
+    try:
+        peers_of(environ.get(_variable("peers"), ""))
+    except ValueError as error:
+        return [f"{_variable('peers')}: {error}"]
+    return []
 
 
 def _missing(environ: Mapping[str, str], role: Role) -> list[str]:

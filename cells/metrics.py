@@ -7,6 +7,7 @@ from typing import Final
 from cells.admission import metrics as admission
 from cells.ingest import metrics as ingest
 from cells.processing import metrics as processing
+from cells.replication import metrics as replication
 from cells.storage import metrics as storage
 from kernel.metrics import PROCESS, Metric
 
@@ -17,4 +18,4 @@ CELL_DEGRADED: Final = Metric(
     "`/readyz` says why, under `degraded`; see the runbook kafka-is-away",
     ("part",),
 )
-METRICS: Final = (CELL_DEGRADED, *PROCESS, *admission.METRICS, *ingest.METRICS, *processing.METRICS, *storage.METRICS)
+METRICS: Final = (CELL_DEGRADED, *PROCESS, *admission.METRICS, *ingest.METRICS, *processing.METRICS, *replication.METRICS, *storage.METRICS)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 
-from cells.config import Role, kafka_access
+from cells.admission.table import standing
+from cells.config import Role, kafka_access, peers_of
 from cells.eventlog import codec
 from cells.eventlog.kafka import open_log as open_kafka
 from cells.eventlog.kafka_start import Needs
@@ -21,10 +22,16 @@ from cells.ingest.authenticate import reader_of
 from cells.ingest.fence import Fence
 from cells.orders import Orders
 from cells.process import Process
-from cells.processing.consumer import GROUP, Consumer, report_lag
+from cells.processing.consumer import GROUP, consumer, report_lag
 from cells.processing.locate import locate
 from cells.processing.partition import Wiring
 from cells.processing.store import Applier
+from cells.replication import replicator
+from cells.replication.api_client import GrpcOrigin
+from cells.replication.api_grpc import SERVICE as REPLICATION_SERVICE
+from cells.replication.api_grpc import ReplicationGrpc
+from cells.replication.link import Link
+from cells.replication.replicator import Positions, Replicator, group_of
 from cells.storage.api_client import GrpcStore
 from cells.storage.api_copies import SERVICE as COPY_SERVICE
 from cells.storage.api_copies import CopyGrpc
@@ -38,10 +45,11 @@ from cells.storage.postgres_copies import PostgresCopies
 from cells.storage.postgres_read import PostgresReader
 from dataflow.ingest.v1 import ingest_pb2_grpc
 from dataflow.moves.v1 import moves_pb2_grpc
+from dataflow.replication.v1 import replication_pb2_grpc
 from dataflow.storage.v1 import query_pb2_grpc, storage_pb2_grpc
 from kernel.effects import Position
 from kernel.errors import Failure
-from kernel.ids import CellId, TenantId
+from kernel.ids import CellId, TenantId, ZoneName
 
 _LAG_SECONDS = 1.0
 _CHECK_SECONDS = 2.0
@@ -61,7 +69,8 @@ async def open_log(process: Process, role: Role) -> EventLog:
 
 async def _open_kafka(process: Process, role: Role) -> EventLog:
     config, reads = process.config, role in ("all", "processing")
-    needs = Needs(role in ("all", "ingest"), reads, (GROUP,) if reads else ())
+    groups = (GROUP, *map(group_of, peers_of(config.peers))) if reads else ()
+    needs = Needs(role in ("all", "ingest") or (reads and bool(config.peers)), reads, groups)
     log = await open_kafka(kafka_access(config), needs, f"{config.cell}-{role}", process.clock, config.log_bytes_max)
     process.stack.push_async_callback(log.close)
     process.tasks["event log"] = log.supervise
@@ -126,7 +135,7 @@ async def own(process: Process, store: PostgresStore) -> None:
         touched = process.follower.take_touched()
         try:
             known = admission.tenants if touched is None else touched
-            dedicated = [t.name for t in map(admission.tenants.get, known) if t is not None and t.dedicated and t.cell == cell]
+            dedicated = [t.name for t in map(admission.tenants.get, known) if t and t.dedicated and standing(t, cell) != "released"]
             await store.own(admission.ownerships(cell, touched), dedicated)
         except BaseException:
             process.follower.give_back(touched)
@@ -142,15 +151,44 @@ def add_processing(process: Process, log: EventLog, store: Applier, local: Postg
             await own(process, local)
 
     wiring = Wiring(
-        log, store, lambda: process.follower.current.claim(cell), renew, process.clock, process.meter, process.spans, process.pace
+        log,
+        store,
+        lambda: process.follower.current.claim(cell),
+        renew,
+        process.clock,
+        process.meter,
+        process.spans,
+        process.pace,
+        frozenset(peers_of(process.config.peers)),
     )
-    process.tasks["processing"] = Consumer(wiring, f"{cell}-{uuid.uuid4().hex[:8]}").run
+    process.tasks["processing"] = consumer(wiring, _member(cell)).run
     process.every("lag", _LAG_SECONDS, lambda: report_lag(log, store, process.meter))
 
     async def retain() -> None:
         await expire(log, await store.positions(), process.clock.now(), process.config.log_bytes_max)
 
     process.every("log retention", _HOUSEKEEPING_SECONDS, retain)
+
+
+def add_replication(process: Process, log: EventLog, store: Positions) -> None:
+    """Keeps what this cell's peers accept, and gives them what is accepted here."""
+    config, clock, meter = process.config, process.clock, process.meter
+    here, zone, token = CellId(config.cell), ZoneName(config.zone), config.follower_token_file.read_text().strip()
+    replicators: dict[CellId, Replicator] = {}
+    for cell, address in peers_of(config.peers).items():
+        origin = GrpcOrigin(Link(zone, cell, here), address, token)
+        process.stack.push_async_callback(origin.close)
+        wiring = replicator.Wiring(here, cell, origin, log, store, lambda: process.follower.current.tenants, clock, meter)
+        replicators[cell] = Replicator(wiring)
+        process.tasks[f"replicate {cell}"] = replicators[cell].member(_member(here)).run
+        process.every(f"replica of {cell}", _LAG_SECONDS, replicators[cell].report)
+    servicer = ReplicationGrpc(zone, here, log, replicators, _orders(process), token, clock)
+    replication_pb2_grpc.add_ReplicationServiceServicer_to_server(servicer, process.grpc.server)
+    process.services.append(REPLICATION_SERVICE)
+
+
+def _member(cell: CellId) -> str:
+    return f"{cell}-{uuid.uuid4().hex[:8]}"
 
 
 def add_query(process: Process, store: PostgresStore, log: EventLog | None) -> None:
@@ -193,7 +231,7 @@ def add_apply_service(process: Process, store: PostgresStore) -> None:
     process.services.append("dataflow.storage.v1.StorageService")
 
 
-def remote_store(process: Process) -> Applier:
+def remote_store(process: Process) -> GrpcStore:
     """The storage role of this cell, over gRPC."""
     client = GrpcStore(process.config.storage_address, process.clock)
     process.stack.push_async_callback(client.close)

@@ -111,6 +111,12 @@ class Directory:
         answer: pb.EvacuateCellResponse = await self._call(self._stub.EvacuateCell, request, _PLAN_SECONDS)
         return answer.moves
 
+    async def fail_over_cell(self, cell: str, reason: str, force: bool, dry_run: bool = False) -> pb.FailOverCellResponse:
+        """Gives a lost cell's tenants to those that stand by for them."""
+        request = pb.FailOverCellRequest(cell=cell, reason=reason, force=force, intent=pb.Intent(dry_run=dry_run))
+        answer: pb.FailOverCellResponse = await self._call(self._stub.FailOverCell, request, _PLAN_SECONDS)
+        return answer
+
     async def create_source(self, tenant: str, name: str, intent: pb.Intent | None = None) -> tuple[pb.Source, str]:
         """A new source and its write key, which nobody can show again."""
         request = pb.CreateSourceRequest(tenant=tenant, name=name, intent=intent)

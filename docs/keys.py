@@ -56,6 +56,7 @@ MEANINGS: Final[dict[str, str]] = {
     "query_dsn": "PostgreSQL URL of the store, as the role that reads under row-level security",
     "region": "the region that the process stands in",
     "signing_key_file": "file with the zone's Ed25519 private key, 32 bytes in hex",
+    "peers": "the cells that this one replicates from and to, `cell=host:port` of whatever process reads their log, separated by commas",
     "storage_address": "`host:port` of the storage role, for a separate processing role",
     "trace_percent": "how many of a hundred requests leave spans, at the edge and in the cell; a trace id goes on whether or not",
     "xds_address": "where Envoy asks for its configuration, on loopback",

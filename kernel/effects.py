@@ -111,7 +111,8 @@ class HeldRecord(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Effects:
-    """What a range of one partition comes to. `accepted` counts events per (tenant, received hour): the ledger's left side.
+    """What a range of one partition comes to. `accepted` counts events per (tenant, received hour): the ledger's left side, but for the
+    records at the offsets `elsewhere`, which another cell accepted and accounts for.
 
     Every row's record is in `records`. Tenants that appear in `held` alone need no claim.
     """
@@ -124,6 +125,7 @@ class Effects:
     dead_letters: tuple[DeadLetter, ...] = ()
     held: tuple[HeldRecord, ...] = ()
     accepted: dict[tuple[TenantId, Micros], int] = field(default_factory=dict)
+    elsewhere: frozenset[int] = frozenset()
 
     @property
     def tenants(self) -> frozenset[TenantId]:

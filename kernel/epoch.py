@@ -15,7 +15,8 @@ from kernel.ids import CellId, TenantId
 Epoch = NewType("Epoch", int)
 FIRST_EPOCH = Epoch(1)
 
-OwnershipState = Literal["owner", "released"]
+OwnershipState = Literal["owner", "standby", "released"]
+"""What a cell is to a tenant: its home; its standby, which folds what the home accepts and answers nobody; or nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,20 +39,28 @@ class Ownership:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What an applier believes that it owns: its cell, and the epoch of each tenant of that cell."""
+    """What an applier believes that it may apply: its cell, and the epoch of each tenant that has the cell as its home or standby."""
 
     cell: CellId
     epochs: Mapping[TenantId, Epoch]
 
 
-def door_one(stamp: Stamp, home: CellId, epoch: Epoch) -> bool:
-    """Whether ingest takes a request stamped `stamp`, in the cell `home` whose epoch for the tenant is `epoch`.
+Entry = Literal["home", "handoff", "moved"]
+"""What door one says of a request: it comes home; the cell takes it for a home that cannot be reached; or it is to be sent again."""
 
-    A stamp that is newer than the cell's knowledge is taken: the edge merely heard of the placement first.
+
+def door_one(stamp: Stamp, here: CellId, home: CellId, standby: CellId | None, epoch: Epoch) -> Entry:
+    """What the cell `here` does with a request that an edge stamped `stamp`, of a tenant whose `home`, `standby` and `epoch` it knows.
+
+    A stamp that is newer than the cell's knowledge is taken: the edge merely heard of the placement first. Where a home and its standby
+    have changed places, the former home's stamp is taken by the new one however old it is: the edge handed over what it could not
+    deliver, and a fact with a message id is safe at its tenant's home.
     """
-    return stamp.cell == home and stamp.epoch >= epoch
+    if here == home:
+        return "home" if (stamp.cell == here and stamp.epoch >= epoch) or (standby is not None and stamp.cell == standby) else "moved"
+    return "handoff" if here == standby and stamp.cell in (home, here) and stamp.epoch >= epoch else "moved"
 
 
 def door_two(claim: Claim, owned: Ownership | None) -> bool:
     """Whether storage lets `claim` apply effects of the tenant that `owned` describes. No row means no."""
-    return owned is not None and owned.state == "owner" and claim.epochs.get(owned.tenant) == owned.epoch
+    return owned is not None and owned.state != "released" and claim.epochs.get(owned.tenant) == owned.epoch

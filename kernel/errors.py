@@ -346,6 +346,34 @@ class Reason(Enum):
         "a defect: the move stands still before the switch, nothing is lost; abort it and see the log of the directory",
     )
 
+    NOT_AT_HOME = Spec(
+        "DR-3021",
+        409,
+        Grpc.ABORTED,
+        Retry.NEVER,
+        "the tenant does not live in that cell",
+        "see `dataflow tenants show`: somebody was first",
+    )
+    NO_STANDBY = Spec(
+        "DR-3022",
+        409,
+        Grpc.ABORTED,
+        Retry.NEVER,
+        "no cell stands by for the tenant",
+        "it was moved since it was created, or its cell has no peer: it waits for its cell to come back",
+    )
+    CELL_ANSWERS = Spec(
+        "DR-3023",
+        409,
+        Grpc.ABORTED,
+        Retry.NEVER,
+        "the cell is not lost",
+        "empty it with `dataflow cells evacuate`, which loses nothing; or fail it over by force",
+    )
+    PEER_REFUSED = Spec(
+        "DR-3024", 403, Grpc.PERMISSION_DENIED, Retry.NEVER, "the cell does not replicate its log there", "pages: DATAFLOW_PEERS is wrong"
+    )
+
     @property
     def spec(self) -> Spec:
         """The row."""

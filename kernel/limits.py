@@ -56,6 +56,11 @@ LOG_HIGH_WATER_SHARE: Final = 0.8  # of it: from there on what is applied is kep
 LOG_RETENTION_DAYS: Final = 7
 FETCH_BYTES_MAX: Final = 1 * KIB * KIB
 FETCH_RECORDS_MAX: Final = 2_000
+FETCH_WAIT_SECONDS: Final = 0.5  # for a record to come
+
+# Replication and handoff.
+REPLICATION_SECONDS_MAX: Final = 5.0  # that the other cell takes to answer, beside the wait for a record
+HANDOFF_EVENTS_PER_SECOND_MAX: Final = 12_500.0  # that a cell takes for homes that cannot be reached: half of what one was tested for
 
 # Processing and storage.
 SLICE_EVENTS_MAX: Final = 250

@@ -16,6 +16,8 @@ from kernel.journal import Signed
 from kernel.limits import ORDER_SECONDS
 
 HEADER: Final = "dataflow-order-bin"
+NOBODY: Final = TenantId("")
+"""Whom an order is about that is about no tenant."""
 _TAG: Final = "dataflow.order.v1"
 _SIGNATURE_BYTES: Final = 64
 

@@ -50,7 +50,7 @@ async def run_directory(own: config.DirectorySettings, stop: asyncio.Event) -> N
         clock = SystemClock()
         cells = GrpcCells(lambda name: mirror.table.cells.get(name), signer, clock)
         moves = Executor(Wiring(store, cells, clock, meter, log, mirror.refresh, lambda name: mirror.table.tenants.get(name)))
-        service = RouterService(store, mirror, signer, meter, clock, secrets.token_bytes, moves.making.progress)
+        service = RouterService(store, mirror, signer, meter, clock, secrets.token_bytes, cells, moves.making.progress)
 
         def status() -> dict[str, object]:
             return {"role": "directory", "zone": own.zone, "revision": mirror.table.revision, "tenants": len(mirror.table.tenants)}

@@ -46,6 +46,7 @@ def _tenant(message: routing_pb2.Tenant) -> Tenant:
         ),
         slugs=tuple((source.slug, SourceId(source.name)) for source in message.sources),
         fenced=message.fenced,
+        standby=CellId(message.standby) if message.standby else None,
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from immutables import Map
 
 from kernel import placement_rules
-from kernel.epoch import FIRST_EPOCH, Claim, Epoch, Ownership
+from kernel.epoch import FIRST_EPOCH, Claim, Epoch, Ownership, OwnershipState
 from kernel.ids import UNREADABLE, CellId, KeyHash, KeyKind, SourceId, TenantId, ZoneName
 from kernel.limits import Plan
 
@@ -16,7 +16,7 @@ from kernel.limits import Plan
 @dataclass(frozen=True, slots=True)
 class Tenant:
     """One tenant's placement and plan. `credentials` and `slugs` are what leads to it. While it is `fenced` nobody takes its writes: it is
-    about to live in another cell."""
+    about to live in another cell. `standby` is the cell that folds what its home accepts, and takes its writes as handoff."""
 
     name: TenantId
     cell: CellId
@@ -27,6 +27,7 @@ class Tenant:
     credentials: tuple[Credential, ...] = ()
     slugs: tuple[tuple[str, SourceId], ...] = ()
     fenced: bool = False
+    standby: CellId | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,20 +91,27 @@ class Admission:
         return Admission(self.zone, update.to_revision, Map(tenants), Map(keys), Map(slugs), dict(update.zone_urls or self.zone_urls))
 
     def claim(self, cell: CellId) -> Claim:
-        """What an applier of `cell` may believe that it owns: its tenants, and what nobody can read."""
+        """What an applier of `cell` may apply: the tenants that live or stand by there, and what nobody can read."""
         return Claim(cell, _Epochs(self.tenants, cell))
 
     def ownerships(self, cell: CellId, names: Iterable[TenantId] | None = None) -> list[Ownership]:
-        """The cell's ownership rows as the directory sees them, of all tenants or of some: of its own `owner`, of all others `released`.
+        """The cell's ownership rows as the directory sees them, of all tenants or of some: see `standing`.
         What nobody can read is every cell's own."""
         named = (self.tenants[name] for name in names if name in self.tenants) if names is not None else self.tenants.values()
-        rows = [Ownership(tenant.name, tenant.epoch, "owner" if tenant.cell == cell else "released") for tenant in named]
+        rows = [Ownership(tenant.name, tenant.epoch, standing(tenant, cell)) for tenant in named]
         return [Ownership(UNREADABLE, FIRST_EPOCH, "owner"), *rows] if names is None else rows
+
+
+def standing(tenant: Tenant, cell: CellId) -> OwnershipState:
+    """What the cell is to the tenant."""
+    if tenant.cell == cell:
+        return "owner"
+    return "standby" if tenant.standby == cell else "released"
 
 
 @dataclass(frozen=True)
 class _Epochs(Mapping[TenantId, Epoch]):
-    """The epochs of one cell's tenants, looked up when they are asked for: an apply asks for a few of very many."""
+    """The epochs of the tenants that one cell applies, looked up when they are asked for: an apply asks for a few of very many."""
 
     tenants: Mapping[TenantId, Tenant]
     cell: CellId
@@ -112,13 +120,13 @@ class _Epochs(Mapping[TenantId, Epoch]):
         if name == UNREADABLE:
             return FIRST_EPOCH
         tenant = self.tenants[name]
-        if tenant.cell != self.cell:
+        if standing(tenant, self.cell) == "released":
             raise KeyError(name)
         return tenant.epoch
 
     def __iter__(self) -> Iterator[TenantId]:
         yield UNREADABLE
-        yield from (name for name, tenant in self.tenants.items() if tenant.cell == self.cell)
+        yield from (name for name, tenant in self.tenants.items() if standing(tenant, self.cell) != "released")
 
     def __len__(self) -> int:
         return sum(1 for _ in self)

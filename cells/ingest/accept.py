@@ -34,6 +34,7 @@ from kernel.metrics import Meter
 
 _BUCKETS_MAX: Final = 50_000
 _QUIET_SECONDS: Final = 0.002
+_HANDOFF: Final = limits.Plan(events_per_second=limits.HANDOFF_EVENTS_PER_SECOND_MAX, burst_events=limits.HANDOFF_EVENTS_PER_SECOND_MAX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,7 @@ class Acceptor:
         self._encode = encode
         self._current = current
         self._bearable: quota.Bucket | None = None
+        self._handoff: quota.Bucket | None = None
         self._buckets: OrderedDict[TenantId, quota.Bucket] = OrderedDict()
         self._busy: Counter[TenantId] = Counter()
         self._idle = asyncio.Event()
@@ -100,15 +102,16 @@ class Acceptor:
             raise Failure(Reason.DRAINING, retry_after_seconds=1)
         tenant = self._at_the_door(sender, stamp)
         sender = Sender(tenant, sender.source)
+        handoff = tenant.cell != self._cell
         if len(batch.items) > tenant.plan.batch_events_max:
             raise Failure(Reason.TOO_MANY_EVENTS, f"{len(batch.items)} events, at most {tenant.plan.batch_events_max}")
         with self._working(tenant.name):
-            self._take(sender, len(batch.items))
+            self._take(sender, len(batch.items), handoff)
             admitted = await self._admit(batch.items)
             if admitted.accepted:
                 self._pace.accepted(len(admitted.accepted))
                 await self._append(sender, admitted, batch, min(deadline, self._clock.monotonic() + limits.APPEND_SECONDS_MAX))
-        self._count(tenant.name, admitted)
+        self._count(tenant.name, admitted, handoff)
         return admitted
 
     async def turn(self, body_bytes: int) -> None:
@@ -132,24 +135,34 @@ class Acceptor:
             await self._clock.sleep(_QUIET_SECONDS)
 
     def _at_the_door(self, sender: Sender, stamp: Stamp | None) -> Tenant:
-        """Door 1; the tenant as it is now. Without a stamp (a client inside the cell's own network) the cell's own word stands. From here
-        to the count of who is busy nothing is awaited: a fence that this did not see waits for the request."""
+        """Door 1; the tenant as it is now, which may live in a cell that this one stands by for. Without a stamp (a client inside the
+        cell's own network) the cell's own word stands. From here to the count of who is busy nothing is awaited: a fence that this did
+        not see waits for the request."""
         tenant = self._current(sender.tenant.name) or sender.tenant
         if tenant.fenced:
             raise Failure(Reason.MOVED, f"it is about to, from epoch {tenant.epoch} on", retry_after_seconds=1)
         said = stamp or Stamp(tenant.name, tenant.cell, tenant.epoch)
-        if said.tenant != tenant.name or not door_one(said, self._cell, tenant.epoch) or tenant.cell != self._cell:
+        if said.tenant != tenant.name or (stamp is None and tenant.cell != self._cell):
+            raise Failure(Reason.MOVED, f"epoch {tenant.epoch}", retry_after_seconds=1)
+        if door_one(said, self._cell, tenant.cell, tenant.standby, tenant.epoch) == "moved":
             raise Failure(Reason.MOVED, f"epoch {tenant.epoch}", retry_after_seconds=1)
         return tenant
 
-    def _take(self, sender: Sender, events: int) -> None:
-        """Of the tenant's quota, and of what this process's applies can bear while they are behind: of both or of neither."""
+    def _take(self, sender: Sender, events: int, handoff: bool) -> None:
+        """Of the tenant's quota, of handoff's where it is one, and of what this process's applies can bear while they are behind: of all
+        or of none."""
         tenant, now = sender.tenant, self._clock.monotonic()
         bucket, wait = quota.take(self._buckets.get(tenant.name), tenant.plan, events, now)
         if wait is not None:
             self._keep(tenant.name, bucket)
             raise Failure(Reason.QUOTA_EXCEEDED, retry_after_seconds=wait)
+        room = self._handoff
+        if handoff:
+            room, wait = quota.take(room, _HANDOFF, events, now)
+            if wait is not None:
+                raise Failure(Reason.CELL_UNAVAILABLE, "its peer takes no more for it", retry_after_seconds=wait)
         self._bear(events)
+        self._handoff = room
         self._keep(tenant.name, bucket)
 
     def _bear(self, events: int) -> None:
@@ -224,8 +237,10 @@ class Acceptor:
             body=self._encode(Body(batch.sent_at, envelopes)),
         )
 
-    def _count(self, tenant: TenantId, admitted: Admitted) -> None:
+    def _count(self, tenant: TenantId, admitted: Admitted, handoff: bool) -> None:
         self._meter.add(metrics.EVENTS_ACCEPTED, len(admitted.accepted), tenant=tenant)
+        if handoff:
+            self._meter.add(metrics.EVENTS_HANDOFF, len(admitted.accepted), tenant=tenant)
         for rejected in admitted.rejected:
             self._meter.add(metrics.EVENTS_REJECTED, tenant=tenant, reason=rejected.reason.name)
 

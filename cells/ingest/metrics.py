@@ -20,6 +20,13 @@ EVENTS_REJECTED: Final = Metric(
     "a client's bug: the reason names it",
     ("tenant", "reason"),
 )
+EVENTS_HANDOFF: Final = Metric(
+    "dataflow_ingest_handoff_events_total",
+    "counter",
+    "events acknowledged for a tenant whose home, another cell, could not be reached",
+    "rising: that cell is lost or restarts; see `dataflow cells list` and the runbook a-cell-is-lost",
+    ("tenant",),
+)
 REQUESTS_REFUSED: Final = Metric(
     "dataflow_ingest_refused_requests_total",
     "counter",
@@ -36,4 +43,4 @@ INFLIGHT_BYTES: Final = Metric(
     "request bytes held in memory",
     "near the limit: the cell sheds; the log is slow or the load too high",
 )
-METRICS: Final = (EVENTS_ACCEPTED, EVENTS_REJECTED, REQUESTS_REFUSED, APPEND_SECONDS, INFLIGHT_BYTES)
+METRICS: Final = (EVENTS_ACCEPTED, EVENTS_HANDOFF, EVENTS_REJECTED, REQUESTS_REFUSED, APPEND_SECONDS, INFLIGHT_BYTES)

@@ -26,10 +26,9 @@ from kernel.clock import SECOND, Clock
 from kernel.effects import Applied, Apply, Duplicate, Fenced, Outcome, Unkeepable
 from kernel.epoch import Claim
 from kernel.errors import Failure, Reason
-from kernel.ids import TenantId
+from kernel.ids import CellId, TenantId
 from kernel.metrics import Meter
 
-_WAIT_SECONDS: Final = 0.5
 # An apply costs much the same for ten events as for a hundred: under load it waits until there are some. One that comes after a
 # pause is not kept waiting.
 _GATHER_SECONDS: Final = 0.05
@@ -40,7 +39,7 @@ _RETRY_SECONDS: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 @dataclass(frozen=True)
 class Wiring:
     """What a consumer works with. `claim` reads the newest one; `renew_claim` makes the store hear of it first. `pace` is told
-    how applies go, for the ingest of the same process."""
+    how applies go, for the ingest of the same process. `peers` are the cells whose logs this one's holds records of."""
 
     log: EventLog
     store: Applier
@@ -50,6 +49,7 @@ class Wiring:
     meter: Meter
     spans: Spans = OFF
     pace: Pace | None = None
+    peers: frozenset[CellId] = frozenset()
 
 
 class PartitionLoop:
@@ -128,7 +128,9 @@ class PartitionLoop:
         ahead, self._ahead = self._ahead, []
         if ahead and ahead[0].offset == position:
             return ahead
-        return await self._w.log.fetch(self._partition, position, limits.FETCH_RECORDS_MAX, limits.FETCH_BYTES_MAX, _WAIT_SECONDS)
+        return await self._w.log.fetch(
+            self._partition, position, limits.FETCH_RECORDS_MAX, limits.FETCH_BYTES_MAX, limits.FETCH_WAIT_SECONDS
+        )
 
     async def _apply(self, entries: Sequence[Entry], position: int) -> tuple[Outcome, int]:
         """The outcome, and the offset after what was applied. What the store can never keep is narrowed down first."""
@@ -140,18 +142,21 @@ class PartitionLoop:
         raise Failure(Reason.UNPROCESSABLE_EVENT, "the store refuses a dead letter")
 
     async def _attempt(self, entries: Sequence[Entry], position: int, care: Care) -> tuple[Outcome, int]:
-        work = Fold(self._partition, self._fences.held(self._w.clock.monotonic()), care)
+        work = Fold(self._partition, self._fences.held(self._w.clock.monotonic()), care, self._w.peers)
         following = position
+        claim = self._w.claim()
         for entry in entries:
+            following = entry.offset + 1
+            if not self._concerns(entry, claim):
+                continue
             for _ in work.steps(entry):
                 await asyncio.sleep(0)
-            following = entry.offset + 1
             if work.full:
                 break
         effects = work.effects()
         started = self._w.clock.monotonic()
         with self._w.spans.start("storage.apply", kind=SpanKind.CLIENT):
-            outcome = await self._w.store.apply(Apply(effects, self._w.claim(), position, following), started + limits.APPLY_SECONDS_MAX)
+            outcome = await self._w.store.apply(Apply(effects, claim, position, following), started + limits.APPLY_SECONDS_MAX)
         self._w.meter.observe(metrics.APPLY_SECONDS, self._w.clock.monotonic() - started)
         if isinstance(outcome, Applied):
             self._fences.passed(effects.tenants)
@@ -162,6 +167,11 @@ class PartitionLoop:
         await self._w.renew_claim()
         if not self._fences.fenced(tenants, self._w.clock.monotonic()):
             await self._w.clock.sleep(_FENCED_SECONDS)
+
+    def _concerns(self, entry: Entry, claim: Claim) -> bool:
+        """Whether a record is this cell's to fold or to hold. One that a peer accepted was replicated for a tenant that lived or stood by
+        here; once it does neither, its home has the record, and what it left here is erased."""
+        return entry.record.cell not in self._w.peers or entry.record.tenant in claim.epochs
 
     def _count(self, applied: Applied) -> None:
         for metric, events in (

@@ -8,6 +8,8 @@
     (enrichment, consent and PII rules, tenant transformations and routing to destinations take their places between the
     claims and the row; deliveries become one more field of Effects.)
 
+What a cell of `peers` accepted is folded like everything else, and that cell accounts for it.
+
 A record of a tenant in `held` is not opened: it is kept whole, visible as held, until it is redriven (not yet).
 """
 
@@ -29,7 +31,7 @@ from cells.processing.clock_skew import correct
 from kernel.clock import Micros, day_of, hour_of
 from kernel.effects import DeadLetter, Effects, EventRow, HeldRecord, IdentityClaim, RecordRow, TraitClaim
 from kernel.errors import Reason
-from kernel.ids import TenantId, message_keys
+from kernel.ids import CellId, TenantId, message_keys
 from kernel.limits import APPLY_CLAIMS_MAX, APPLY_FOLD_BYTES_MAX, MESSAGE_ID_CHARS_MAX, SLICE_EVENTS_MAX
 
 
@@ -49,6 +51,7 @@ class Fold:
     partition: int
     held: Set[TenantId] = frozenset()
     care: Care = Care.QUICK
+    peers: Set[CellId] = frozenset()
     _bytes: int = 0
     _units: int = 0
     _rows: list[EventRow] = field(default_factory=list)
@@ -57,6 +60,7 @@ class Fold:
     _traits: list[TraitClaim] = field(default_factory=list)
     _dead: list[DeadLetter] = field(default_factory=list)
     _held: list[HeldRecord] = field(default_factory=list)
+    _elsewhere: set[int] = field(default_factory=set)
     _accepted: dict[tuple[TenantId, Micros], int] = field(default_factory=lambda: defaultdict(int))
 
     @property
@@ -73,6 +77,8 @@ class Fold:
     def steps(self, entry: Entry) -> Iterator[None]:
         """Takes one record in, yielding after every few hundred events and traits for whoever wants to breathe."""
         record = entry.record
+        if record.cell in self.peers:
+            self._elsewhere.add(entry.offset)
         self._accepted[(record.tenant, hour_of(record.received_at))] += record.events
         if record.tenant in self.held:
             self._held.append(HeldRecord(record.tenant, record.received_at, entry.offset, record.events, record.body))
@@ -99,6 +105,7 @@ class Fold:
             dead_letters=tuple(self._dead),
             held=tuple(self._held),
             accepted=dict(self._accepted),
+            elsewhere=frozenset(self._elsewhere),
         )
 
     def _take(self, entry: Entry, columns: Columns) -> Iterator[None]:

@@ -10,6 +10,7 @@ from dataflow.storage.v1 import storage_pb2, storage_pb2_grpc
 from kernel.clock import Clock
 from kernel.effects import Apply, Outcome, Unkeepable
 from kernel.errors import Failure, Reason
+from kernel.ids import CellId
 from kernel.limits import APPLY_BYTES_MAX, QUERY_SECONDS_MAX
 
 _OPTIONS = (
@@ -21,7 +22,7 @@ _OPTIONS = (
 
 
 class GrpcStore:
-    """`positions` and `apply` of the port. `address` is host:port of the storage role; the channel connects by itself."""
+    """What processing and replication need of the port. `address` is host:port of the storage role; the channel connects by itself."""
 
     def __init__(self, address: str, clock: Clock) -> None:
         self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
@@ -39,6 +40,24 @@ class GrpcStore:
         except grpc.aio.AioRpcError as error:
             raise _failure(error) from error
         return dict(answer.positions)
+
+    async def replicated(self, origin: CellId) -> dict[int, int]:
+        """See the port."""
+        try:
+            answer = await self._stub.Replicated(storage_pb2.ReplicatedRequest(origin=origin), timeout=QUERY_SECONDS_MAX)
+        except grpc.aio.AioRpcError as error:
+            raise _failure(error) from error
+        return dict(answer.positions)
+
+    async def replicate(self, origin: CellId, partition: int, expected: int, following: int) -> bool:
+        """See the port."""
+        request = storage_pb2.ReplicateRequest(origin=origin, partition=partition, expected=expected, next=following)
+        try:
+            return (await self._stub.Replicate(request, timeout=QUERY_SECONDS_MAX)).moved
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
+                raise ValueError(error.details()) from error
+            raise _failure(error) from error
 
     async def apply(self, apply: Apply, deadline: float) -> Outcome:
         """See the port."""

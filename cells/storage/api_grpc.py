@@ -20,6 +20,7 @@ from dataflow.storage.v1 import query_pb2, query_pb2_grpc, storage_pb2, storage_
 from kernel.clock import Clock
 from kernel.effects import Unkeepable
 from kernel.errors import Failure, Reason
+from kernel.ids import CellId
 from kernel.limits import APPLY_SECONDS_MAX
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -115,6 +116,26 @@ class StorageGrpc(storage_pb2_grpc.StorageServiceServicer):
 
         async def answer() -> storage_pb2.PositionsResponse:
             return storage_pb2.PositionsResponse(positions=await self._store.positions())
+
+        return await _answer(context, answer())
+
+    async def Replicated(self, request: storage_pb2.ReplicatedRequest, context: Context) -> storage_pb2.PositionsResponse:
+        """The next offsets of another log."""
+
+        async def answer() -> storage_pb2.PositionsResponse:
+            return storage_pb2.PositionsResponse(positions=await self._store.replicated(CellId(request.origin)))
+
+        return await _answer(context, answer())
+
+    async def Replicate(self, request: storage_pb2.ReplicateRequest, context: Context) -> storage_pb2.ReplicateResponse:
+        """One of them moves."""
+
+        async def answer() -> storage_pb2.ReplicateResponse:
+            try:
+                moved = await self._store.replicate(CellId(request.origin), request.partition, request.expected, request.next)
+            except ValueError as error:
+                raise Failure(Reason.INVALID_FIELD, str(error)) from error
+            return storage_pb2.ReplicateResponse(moved=moved)
 
         return await _answer(context, answer())
 

@@ -99,6 +99,7 @@ class MemoryStore:
         self._clock = clock
         self._meter = meter
         self._positions: dict[int, int] = {}
+        self._replicas: dict[tuple[CellId, int], int] = {}
         self._owned: dict[TenantId, Ownership] = {}
         self._tenants: dict[TenantId, Kept] = {}
         self._records: dict[Place, RecordRow] = {}
@@ -113,6 +114,20 @@ class MemoryStore:
         """See the port."""
         self._reach()
         return dict(self._positions)
+
+    async def replicated(self, origin: CellId) -> dict[int, int]:
+        """See the port."""
+        self._reach()
+        return {partition: offset for (cell, partition), offset in self._replicas.items() if cell == origin}
+
+    async def replicate(self, origin: CellId, partition: int, expected: int, following: int) -> bool:
+        """See the port."""
+        self._reach()
+        own.check_forward(expected, following)
+        if self._replicas.get((origin, partition), 0) != expected:
+            return False
+        self._replicas[origin, partition] = following
+        return True
 
     async def ledger(self) -> list[LedgerRow]:
         """See the port."""
@@ -161,7 +176,7 @@ class MemoryStore:
         sifted = self._sift(effects)
         self._store_rows(effects, sifted.fresh)
         self._store_others(effects)
-        lines = tally.settle(counted, tally.hours_of(effects.records, sifted.repeated))
+        lines = tally.settle(effects, sifted.repeated)
         self._store_ledger(lines)
         self._positions[effects.partition] = apply.next
         return Applied(

@@ -42,7 +42,7 @@ from kernel.effects import (
 )
 from kernel.epoch import Epoch, Ownership
 from kernel.errors import Failure, Reason
-from kernel.ids import TenantId
+from kernel.ids import CellId, TenantId
 from kernel.limits import APPLY_SECONDS_MAX
 from kernel.metrics import Meter
 
@@ -110,6 +110,17 @@ class PostgresStore:
         """See the port."""
         async with self._session.connection(APPLY_SECONDS_MAX) as connection:
             return {row["partition"]: row["next_offset"] for row in await connection.fetch(sql("positions"))}
+
+    async def replicated(self, origin: CellId) -> dict[int, int]:
+        """See the port."""
+        async with self._session.connection(APPLY_SECONDS_MAX) as connection:
+            return {row["partition"]: row["next_offset"] for row in await connection.fetch(sql("replicated"), origin)}
+
+    async def replicate(self, origin: CellId, partition: int, expected: int, following: int) -> bool:
+        """See the port."""
+        own.check_forward(expected, following)
+        async with self._session.connection(APPLY_SECONDS_MAX) as connection:
+            return await connection.fetchval(sql("replicate"), origin, partition, expected, following) is not None
 
     async def ledger(self) -> list[LedgerRow]:
         """See the port."""
@@ -199,7 +210,7 @@ class PostgresStore:
         await fold.held()
         await fold.latest_traits()
         dropped = await fold.identities()
-        lines = tally.settle(counted, tally.hours_of(effects.records, sifted.repeated))
+        lines = tally.settle(effects, sifted.repeated)
         await fold.ledger(lines)
         await connection.execute("COMMIT")
         self._meter.add(metrics.IDENTITY_DROPPED, dropped)

@@ -17,7 +17,8 @@ events is stored. A record is known by its partition, offset and received day: t
 place means that the log was replaced under the store, which is Failure(LOG_REPLACED) and changes nothing.
 
 **Ledger.** Per tenant and received hour, in the same transaction: stored, duplicate, quarantined, held. For every apply and
-tenant-hour, their sum grows by exactly `effects.accepted`. Effects that hold what the store can never keep (text with a NUL, a
+tenant-hour, their sum grows by exactly `effects.accepted`, less what another cell accepted (`effects.elsewhere`): each cell accounts for
+what it accepted itself, whoever else keeps it. Effects that hold what the store can never keep (text with a NUL, a
 number of more than 64 bits, a time beyond the calendar) are refused with Unkeepable; those that do not add up or do not move the
 position forward with ValueError: a defect, for which nothing may be given up. Then nothing changes.
 
@@ -25,9 +26,12 @@ position forward with ValueError: a defect, for which nothing may be given up. T
 Trait values are last-writer-wins by (at, message_id), ties by value. A component of the identity graph is bounded by
 IDENTITY_NODES_MAX; a claim beyond it is dropped and counted, and there alone the order matters.
 
+**Replicas.** How far another cell's log is kept in this cell's is a position too, per cell and partition: advanced by compare-and-set, and
+only to where it was not.
+
 **Ownership** only grows: `own` with a smaller epoch than the stored one changes nothing for that tenant; with the same epoch
-it may only turn `owner` into `released`. A dedicated tenant's rows live in a schema of its own, unless rows of it were stored
-before it was dedicated: then it stays where it is.
+nobody becomes the `owner`: `standby` and `released` may turn into one another, and `owner` into either. A dedicated tenant's rows live
+in a schema of its own, unless rows of it were stored before it was dedicated: then it stays where it is.
 
 **Reads** take one tenant and see nothing else, whatever they ask; a tenant that the store does not know reads as empty.
 """
@@ -43,7 +47,7 @@ from cells.eventlog.envelope import Envelope
 from kernel.clock import Micros
 from kernel.effects import Apply, EventRow, Outcome, RecordRow
 from kernel.epoch import Ownership
-from kernel.ids import TenantId
+from kernel.ids import CellId, TenantId
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +136,14 @@ class Store(Protocol):
     async def apply(self, apply: Apply, deadline: float) -> Outcome:
         """Applies. `deadline` is on the monotonic clock. Raises Failure(STORE_UNAVAILABLE); then nothing was applied, or all
         of it was (the answer was lost), and the position tells which."""
+        ...
+
+    async def replicated(self, origin: CellId) -> dict[int, int]:
+        """Up to where the log of `origin` is kept in this cell's: the next offset of each partition; others start at 0."""
+        ...
+
+    async def replicate(self, origin: CellId, partition: int, expected: int, following: int) -> bool:
+        """Moves such a position from `expected` to `following`; False when it is another by now. ValueError: it would not move forward."""
         ...
 
     async def own(self, ownerships: Sequence[Ownership], dedicated: Sequence[TenantId]) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Final
 
 from kernel.clock import Micros, day_of, hour_of
-from kernel.effects import Apply, Effects, EventRow, RecordRow, Unkeepable
+from kernel.effects import Apply, DeadLetter, Effects, EventRow, HeldRecord, RecordRow, Unkeepable
 from kernel.ids import TenantId
 from kernel.limits import INDEX_ROW_BYTES_MAX
 
@@ -54,20 +54,34 @@ def count(apply: Apply) -> Tally:
     if not 0 <= apply.expected < apply.next:
         raise ValueError(f"an apply moves a position forward, not from {apply.expected} to {apply.next}")
     _check_records(effects)
-    rows: Counter[TenantHour] = Counter()
-    for kept in effects.records:
-        rows[kept.tenant, hour_of(kept.received_at)] += kept.events
-    quarantined = Counter((letter.tenant, hour_of(letter.received_at)) for letter in effects.dead_letters)
-    held: Counter[TenantHour] = Counter()
-    for record in effects.held:
-        held[record.tenant, hour_of(record.received_at)] += record.events
-    tally = Tally(rows, quarantined, held)
-    found = sum((Counter(part) for part in (rows, quarantined, held)), Counter[TenantHour]())
+    tally = _counted(effects.records, effects.dead_letters, effects.held)
+    found = sum((Counter(part) for part in (tally.rows, tally.quarantined, tally.held)), Counter[TenantHour]())
     if found != Counter(effects.accepted):
         raise ValueError("the effects do not add up to what was accepted")
     if any(4 * (len(claim.node) + len(claim.name)) > _KEY_BYTES_MAX for claim in effects.traits):
         raise Unkeepable("a trait's key is longer than an index row may be")
     return tally
+
+
+def count_here(effects: Effects) -> Tally:
+    """Of what this cell accepted itself: the right side of its ledger. What another cell accepted, that one accounts for."""
+    if not effects.elsewhere:
+        return _counted(effects.records, effects.dead_letters, effects.held)
+    return _counted(
+        (one for one in effects.records if one.offset not in effects.elsewhere),
+        (one for one in effects.dead_letters if one.offset not in effects.elsewhere),
+        (one for one in effects.held if one.offset not in effects.elsewhere),
+    )
+
+
+def _counted(records: Iterable[RecordRow], letters: Iterable[DeadLetter], held: Iterable[HeldRecord]) -> Tally:
+    rows: Counter[TenantHour] = Counter()
+    for kept in records:
+        rows[kept.tenant, hour_of(kept.received_at)] += kept.events
+    waiting: Counter[TenantHour] = Counter()
+    for record in held:
+        waiting[record.tenant, hour_of(record.received_at)] += record.events
+    return Tally(rows, Counter((letter.tenant, hour_of(letter.received_at)) for letter in letters), waiting)
 
 
 def _check_records(effects: Effects) -> None:
@@ -100,16 +114,17 @@ def claimed(effects: Effects, tally: Tally) -> frozenset[TenantId]:
     return effects.tenants | named | {claim.tenant for claim in effects.identities} | {claim.tenant for claim in effects.traits}
 
 
-def settle(tally: Tally, duplicates: Mapping[TenantHour, int]) -> list[Line]:
-    """The ledger's lines, in key order."""
-    lines = []
+def settle(effects: Effects, repeated: Iterable[EventRow]) -> list[Line]:
+    """The ledger's lines, in key order; `repeated` are the rows that were stored already."""
+    lines, tally = [], count_here(effects)
+    duplicates = _hours_of(effects.records, [row for row in repeated if row.offset not in effects.elsewhere])
     for key in sorted({*tally.rows, *tally.quarantined, *tally.held}):
         again = duplicates.get(key, 0)
         lines.append(Line(*key, tally.rows.get(key, 0) - again, again, tally.quarantined.get(key, 0), tally.held.get(key, 0)))
     return lines
 
 
-def hours_of(records: Iterable[RecordRow], rows: Iterable[EventRow]) -> Counter[TenantHour]:
+def _hours_of(records: Iterable[RecordRow], rows: Sequence[EventRow]) -> Counter[TenantHour]:
     """`rows` per tenant and received hour, which their records know."""
     hours = {record.offset: (record.tenant, hour_of(record.received_at)) for record in records} if rows else {}
     return Counter(hours[row.offset] for row in rows)

@@ -26,6 +26,7 @@ class _Wire(msgspec.Struct, array_like=True, frozen=True):
     dead_letters: tuple[DeadLetter, ...]
     held: tuple[HeldRecord, ...]
     accepted: tuple[tuple[TenantId, Micros, int], ...]
+    elsewhere: tuple[int, ...] = ()
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -46,6 +47,7 @@ def encode_effects(effects: Effects) -> bytes:
             effects.dead_letters,
             effects.held,
             accepted,
+            tuple(sorted(effects.elsewhere)),
         )
     )
 
@@ -59,4 +61,5 @@ def decode_effects(data: bytes) -> Effects:
     if wire.version != VERSION:
         raise ValueError(f"effects of version {wire.version}, this is {VERSION}")
     accepted = {(tenant, hour): events for tenant, hour, events in wire.accepted}
-    return Effects(wire.partition, wire.rows, wire.records, wire.identities, wire.traits, wire.dead_letters, wire.held, accepted)
+    found = (wire.rows, wire.records, wire.identities, wire.traits, wire.dead_letters, wire.held)
+    return Effects(wire.partition, *found, accepted, frozenset(wire.elsewhere))

@@ -10,6 +10,7 @@ from google.protobuf.json_format import MessageToJson
 from rich.table import Table
 from rich.text import Text
 
+from cli.commands.failover import fail_over_cell
 from cli.commands.moves import json_of, sure, table_of, wait_until_switched
 from cli.commands.options import console, intent_options, output_option, run, running, state_option
 from cli.errors import Unable
@@ -85,6 +86,9 @@ def evacuate_cell(
         click.echo("\n".join(map(json_of, started)) if output == "json" else f"{len(started)} moves were started")
 
     run(empty)
+
+
+cells.add_command(fail_over_cell)
 
 
 @audit.command("list")

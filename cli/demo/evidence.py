@@ -23,7 +23,7 @@ UNAPPLIED_SQL: Final = (
     "SELECT coalesce(sum(r.events), 0) FROM eventlog.record r LEFT JOIN cell.position p ON p.partition = r.partition"
     ' WHERE r."offset" >= coalesce(p.next_offset, 0)'
 )
-_ACCEPTED_SQL: Final = "SELECT tenant, sum(events)::bigint FROM eventlog.record GROUP BY tenant"
+_ACCEPTED_SQL: Final = "SELECT tenant, sum(events)::bigint FROM eventlog.record WHERE cell = $1 GROUP BY tenant"
 _SCHEMAS_SQL: Final = "SELECT table_schema FROM information_schema.tables WHERE table_name = 'ledger'"
 _TABLES_SQL: Final = (
     "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
@@ -57,10 +57,11 @@ async def unapplied(fleet: LocalFleet) -> int:
 
 
 async def ledger_lines(dsn: str, cell: str) -> list[LedgerLine]:
-    """The left side from record headers, the right side from the ledger tables. `dsn` is a superuser's, of the cell's database."""
+    """What the cell accepted itself: the left side from record headers, the right side from the ledger tables. `dsn` is a superuser's, of
+    the cell's database."""
     connection = await asyncpg.connect(dsn)
     try:
-        accepted = {row[0]: row[1] for row in await connection.fetch(_ACCEPTED_SQL)}
+        accepted = {row[0]: row[1] for row in await connection.fetch(_ACCEPTED_SQL, cell)}
         right: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0, 0])
         for (schema,) in await connection.fetch(_SCHEMAS_SQL):
             rows = await connection.fetch(f'SELECT tenant, stored, duplicate, quarantined, held FROM "{schema}".ledger')  # noqa: S608  # a name from the catalogue

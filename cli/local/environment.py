@@ -12,6 +12,7 @@ from cli.local.certificates import edge_files
 from cli.local.layout import Layout, Place
 from gitops.fleet.log import LOG
 from kernel.ids import CellId
+from kernel.residency import Fleet
 
 CELL_ROLES: Final = {
     "owner_dsn": "df_owner",
@@ -96,7 +97,15 @@ def _cell(place: Place, ground: Ground) -> dict[str, str]:
         "region": cell.region,
         "grpc_address": _local(ports[f"cell-grpc/{cell.name}"]),
         "http_address": _local(ports[f"cell-http/{cell.name}"]),
+        "peers": ",".join(f"{name}={_local(ports[f'cell-grpc/{name}'])}" for name in _peers(cell.name, ground.layout.fleet)),
     }
+
+
+def _peers(cell: CellId, fleet: Fleet) -> list[CellId]:
+    """The cell that stands by for this one, and those that this one stands by for."""
+    standing_by = {other.name for other in fleet.cells.values() if other.peer == cell}
+    mine = fleet.cells[cell].peer
+    return sorted(standing_by | ({mine} if mine is not None else set()))
 
 
 def _log(cell: CellId, ground: Ground) -> dict[str, str]:

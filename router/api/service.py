@@ -25,10 +25,12 @@ from router import metrics
 from router.api import asked
 from router.api.mirror import Mirror
 from router.api.tokens import caller
+from router.evacuation.cells import Gap, Peers
+from router.evacuation.failover import fail_over
 from router.evacuation.make import Progress
 from router.evacuation.plan import evacuate
 from router.evacuation.states import Turn
-from router.evacuation.steps import PauseMove, TurnMove
+from router.evacuation.steps import FailOver, PauseMove, TurnMove
 from router.evacuation.steps import StartMove as Start
 from router.placement import codec
 from router.placement.capacity import NOTHING, loads_of, room
@@ -89,7 +91,8 @@ class _Signed(NamedTuple):
 
 
 class RouterService(routing_pb2_grpc.RouterServiceServicer):
-    """The directory of one zone. `entropy(n)` gives n random bytes; `progress` is that of the moves which this process makes."""
+    """The directory of one zone. `entropy(n)` gives n random bytes; `peers` are asked what they keep of a lost cell;
+    `progress` is that of the moves which this process makes."""
 
     def __init__(
         self,
@@ -99,8 +102,10 @@ class RouterService(routing_pb2_grpc.RouterServiceServicer):
         meter: Meter,
         clock: Clock,
         entropy: Callable[[int], bytes],
+        peers: Peers,
         progress: Mapping[TenantId, Progress] = MappingProxyType({}),
     ) -> None:
+        self._peers = peers
         self._store = store
         self._clock = clock
         self._mirror = mirror
@@ -234,6 +239,22 @@ class RouterService(routing_pb2_grpc.RouterServiceServicer):
         await self._mirror.refresh()
         return pb.EvacuateCellResponse(moves=shown)
 
+    async def FailOverCell(self, request: pb.FailOverCellRequest, context: Any) -> pb.FailOverCellResponse:
+        """See the proto; and what `router.evacuation.failover` refuses. Asked again it fails over what is left."""
+        why, lost, dry_run = asked.reason("reason", request.reason), CellId(asked.name(request.cell)), request.intent.dry_run
+
+        async def step(name: TenantId) -> Tenant:
+            intent = Intent(caller.get(), self._clock.now(), dry_run=dry_run)
+            return (await self._store.change(FailOver(name, lost, why, intent.at), intent)).tenant
+
+        outcome = await fail_over(await self._mirror.refresh(), lost, request.force, self._peers, step)
+        await self._mirror.refresh()
+        return pb.FailOverCellResponse(
+            tenants=map(codec.tenant_message, outcome.moved),
+            left=[pb.LeftTenant(tenant=one.tenant, why=one.why) for one in outcome.left],
+            gaps=map(_gap, outcome.gaps),
+        )
+
     async def ListCells(self, request: pb.ListCellsRequest, context: Any) -> pb.ListCellsResponse:
         """See the proto."""
         table = await self._mirror.refresh()
@@ -347,6 +368,11 @@ def add_to(server: grpc.aio.Server, service: RouterService) -> None:
 
 def _source(tenant: Tenant, name: SourceId) -> pb.Source:
     return next(codec.source_message(source) for source in tenant.sources if source.name == name)
+
+
+def _gap(gap: Gap) -> pb.Gap:
+    kept = [pb.KeptPartition(**one._asdict()) for one in gap.kept]
+    return pb.Gap(cell=gap.cell, kept=kept, heard_at=gap.heard_at, asked_at=gap.asked_at)
 
 
 def _shown(done: Done, key: Key, request: _Changing) -> str:

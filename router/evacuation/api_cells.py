@@ -7,18 +7,20 @@ from typing import Final, Protocol, TypedDict, TypeVar
 
 import grpc
 from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
 from dataflow.moves.v1 import moves_pb2 as pb
 from dataflow.moves.v1 import moves_pb2_grpc
-from kernel.clock import Clock
+from dataflow.replication.v1 import replication_pb2, replication_pb2_grpc
+from kernel.clock import Clock, Micros
 from kernel.epoch import Epoch
 from kernel.errors import Failure, Reason
 from kernel.ids import CellId, TenantId
 from kernel.journal import Signed
 from kernel.limits import APPLY_SECONDS_MAX, COPY_BYTES, COPY_PIECE_BYTES, DIGEST_SECONDS_MAX, FENCE_SECONDS_MAX
-from kernel.orders import HEADER, order_now, packed
-from router.evacuation.cells import Copy, Offsets, Part, Totals
+from kernel.orders import HEADER, NOBODY, order_now, packed
+from router.evacuation.cells import Copy, Gap, Kept, Offsets, Part, Totals
 from router.placement.table import CellEndpoint
 
 _OPTIONS: Final = (
@@ -27,6 +29,7 @@ _OPTIONS: Final = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
 )
+_HEALTH_SECONDS: Final = 1.0
 Answer = TypeVar("Answer")
 
 
@@ -121,6 +124,23 @@ class GrpcCells:
         answer = await _called(self._copies(cell).Erase(request, **self._order("Erase", cell, tenant)))
         return answer.removed, answer.left
 
+    async def answers(self, cell: CellId) -> bool:
+        """See the port."""
+        stub = health_pb2_grpc.HealthStub(self._channel(self._endpoint(cell).grpc_address))
+        try:
+            answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=_HEALTH_SECONDS)  # type: ignore[attr-defined]  # it has no stubs
+        except grpc.aio.AioRpcError:
+            return False
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+    async def gap(self, cell: CellId, origin: CellId) -> Gap:
+        """See the port."""
+        stub = _replication_stub(self._channel(self._endpoint(cell).grpc_address))
+        answer = await _called(stub.Standing(replication_pb2.StandingRequest(origin=origin), **self._order("Standing", cell, NOBODY)))
+        kept = tuple(Kept(partition, one.until, one.end) for partition, one in sorted(answer.kept.items()))
+        own = tuple(Kept(partition, one.until, one.end) for partition, one in sorted(answer.own.items()))
+        return Gap(cell, kept, Micros(answer.heard_at), Micros(answer.now), own)
+
     async def _digest(self, cell: CellId, request: pb.DigestRequest) -> Totals:
         order = self._order("Digest", cell, TenantId(request.tenant), DIGEST_SECONDS_MAX)
         return _totals((await _called(self._copies(cell).Digest(request, **order))).totals)
@@ -178,6 +198,10 @@ def _totals(m: pb.Totals) -> Totals:
 
 def _fence_stub(channel: grpc.aio.Channel) -> moves_pb2_grpc.FenceServiceAsyncStub:
     return moves_pb2_grpc.FenceServiceStub(channel)
+
+
+def _replication_stub(channel: grpc.aio.Channel) -> replication_pb2_grpc.ReplicationServiceAsyncStub:
+    return replication_pb2_grpc.ReplicationServiceStub(channel)
 
 
 def _copy_stub(channel: grpc.aio.Channel) -> moves_pb2_grpc.CopyServiceAsyncStub:

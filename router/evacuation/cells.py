@@ -4,8 +4,9 @@ reached. Chunks and cursors are the cells' own words: whoever moves a tenant han
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+from kernel.clock import Micros
 from kernel.epoch import Epoch
 from kernel.ids import CellId, TenantId
 
@@ -58,6 +59,36 @@ class Copy:
     added: Totals
 
 
+class Kept(NamedTuple):
+    """A partition of a log: all before `until` is kept, or applied; it ended at `end` when it was seen last."""
+
+    partition: int
+    until: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """What `cell` keeps of another cell's log, and when it heard of that cell last (0: never). What was accepted behind it is missing.
+    `own` is its own log: all before `until` is applied."""
+
+    cell: CellId
+    kept: tuple[Kept, ...]
+    heard_at: Micros
+    asked_at: Micros
+    own: tuple[Kept, ...] = ()
+
+    @property
+    def records(self) -> int:
+        """Records that are known to be missing; nobody knows what was accepted after the lost cell was heard of last."""
+        return sum(one.end - one.until for one in self.kept)
+
+    @property
+    def silent_seconds(self) -> float | None:
+        """How long the lost cell has not been heard of; None: never."""
+        return (self.asked_at - self.heard_at) / 1_000_000 if self.heard_at else None
+
+
 class Cells(Protocol):
     """See the module's docstring and `dataflow.moves.v1`."""
 
@@ -93,6 +124,22 @@ class Cells(Protocol):
         """Of who and what people are."""
         ...
 
+    async def gap(self, cell: CellId, origin: CellId) -> Gap:
+        """What `cell` keeps of the log of `origin`. PEER_REFUSED when it keeps nothing of it."""
+        ...
+
     async def erase(self, cell: CellId, tenant: TenantId, epoch: Epoch, move: str) -> tuple[int, bool]:
         """(rows removed, whether anything is left)."""
+        ...
+
+
+class Peers(Protocol):
+    """What a failover asks of cells."""
+
+    async def answers(self, cell: CellId) -> bool:
+        """Whether the cell says that it is ready."""
+        ...
+
+    async def gap(self, cell: CellId, origin: CellId) -> Gap:
+        """What `cell` keeps of the log of `origin`."""
         ...

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kernel.errors import Failure, Reason
-from router.evacuation.cells import Offsets, Part, Totals
+from router.evacuation.cells import Gap, Offsets, Part, Totals
 
 
 def same(what: str, home: Totals, copy: Totals) -> None:
@@ -27,6 +27,18 @@ def reaches(part: Part, ends: Offsets, *, whole: bool) -> bool:
     """Whether a copy has everything that lies before these ends once it has taken this part; `whole` asks for all that has changed of
     people until then as well. Others' records go on coming: nobody waits until nothing is more."""
     return part.past and covers(part.given, ends) and (not whole or covers(part.settled, ends))
+
+
+def keeps(gap: Gap, ends: Offsets) -> bool:
+    """Whether a cell keeps another's log up to `ends`."""
+    until = {one.partition: one.until for one in gap.kept}
+    return all(until.get(partition, 0) >= end for partition, end in ends.items())
+
+
+def applies(gap: Gap, ends: Offsets) -> bool:
+    """Whether a cell has applied its own log up to `ends`."""
+    until = {one.partition: one.until for one in gap.own}
+    return all(until.get(partition, 0) >= end for partition, end in ends.items())
 
 
 def lag_records(given: Offsets, ends: Offsets) -> int:

@@ -7,8 +7,9 @@ takes it; what is remembered here only saves work.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 from kernel import limits
@@ -17,12 +18,12 @@ from kernel.errors import Failure, Reason
 from kernel.ids import CellId, TenantId
 from kernel.metrics import Meter
 from router import metrics
-from router.evacuation import check
+from router.evacuation import check, standby
 from router.evacuation.cells import Cells, Copy, Offsets
 from router.evacuation.states import Turn
 from router.evacuation.steps import PauseMove, TurnMove
 from router.placement.store import Intent, Store
-from router.placement.table import Move, Tenant
+from router.placement.table import Move, Tenant, cells_of
 
 ACTOR: Final = "moves"
 _NO_NEWS_SECONDS: Final = 0.005
@@ -93,18 +94,26 @@ class Making:
         match move.state:
             case "registered":
                 await self.turn(tenant, move, "begin")
+            case "copying" if tenant.standby == move.target:
+                await self._approach(tenant, move)
             case "copying":
                 await self._copy(tenant, move)
             case "fenced":
                 await self._switch(tenant, move)
             case "erasing":
+                await self._forget(tenant, move)
                 await self._erase(tenant, move, move.source)
             case "aborting":
+                await self._forget(tenant, move)
                 await self._erase(tenant, move, move.target)
 
     async def keep_up(self, tenant: Tenant, move: Move) -> None:
         """Gives the old home of a switched move what the new one took. When its time is over it is to be erased, unless it holds something
         that nobody was given: a write that came late, which somebody has to look at."""
+        if tenant.standby == move.source:  # it keeps itself up to date, and stays
+            if self.wiring.clock.now() >= move.changed_at + move.keep_seconds * SECOND:
+                await self.turn(tenant, move, "finish")
+            return
         cells, name, dedicated = self.wiring.cells, tenant.name, tenant.dedicated_schema
         back = await cells.begin(move.source, name, move.target, move.id, b"", dedicated)
         if not back.cursor:
@@ -163,6 +172,24 @@ class Making:
         memory.fenced_at = self.wiring.clock.monotonic()
         await self.turn(tenant, move, "fence")
 
+    async def _approach(self, tenant: Tenant, move: Move) -> None:
+        """Fences once the target, which stands by for the tenant, is level with its home in a moment."""
+        self.of(tenant.name).doing = "waits for the standby"
+        cells, clock = self.wiring.cells, self.wiring.clock
+        for _ in range(limits.COPY_ROUNDS_MAX):
+            began = clock.monotonic()
+            ends = await cells.ends(move.source, tenant.name)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(limits.MOVE_FENCED_SECONDS_MAX):
+                    await standby.wait_until_level(cells, clock, move.source, move.target, ends)
+            if clock.monotonic() - began <= limits.MOVE_PAUSE_SECONDS:
+                self._memories.setdefault(move.id, _Memory()).fenced_at = clock.monotonic()
+                await self.turn(tenant, move, "fence")
+                return
+            self._look(tenant, move)
+            await self._rest(began)
+        raise Failure(Reason.CELL_UNAVAILABLE, f"{move.target} stays behind {move.source}", retry_after_seconds=10)
+
     async def _switch(self, tenant: Tenant, move: Move) -> None:
         """Gives the rest and switches, or gives the tenant its writes back."""
         memory, progress = self._memories.setdefault(move.id, _Memory()), self.of(tenant.name)
@@ -197,6 +224,10 @@ class Making:
         """Everything that the source ever acknowledged is in the target when this returns, and the way back is prepared."""
         cells, name = self.wiring.cells, tenant.name
         ends = await cells.fence(move.source, name, tenant.epoch)
+        if tenant.standby == move.target:
+            await standby.wait_until_level(cells, self.wiring.clock, move.source, move.target, ends)
+            await standby.compare_people(cells, move.source, move.target, name)
+            return
         copy = await self._catch_up(tenant, move, await self._begin(tenant, move), ends, whole=True)
         if compared is None:
             home = await cells.digest(move.source, name, until=copy.cursor)
@@ -211,11 +242,20 @@ class Making:
 
     async def _erase(self, tenant: Tenant, move: Move, cell: CellId) -> None:
         self.of(tenant.name).doing = f"erases {cell}"
-        left = True
+        left = cell not in cells_of(replace(tenant, move=None))  # its home and its standby keep what they have
         while left:
             left = await self._erase_some(tenant, move, cell)
         await self.turn(tenant, move, "erased")
         self._memories.pop(move.id, None)
+
+    async def _forget(self, tenant: Tenant, move: Move) -> None:
+        """Erases what the cell folded that stood by for the tenant until it was switched: this move has no copy there."""
+        if move.standby is None or move.standby in cells_of(replace(tenant, move=None)):
+            return
+        self.of(tenant.name).doing = f"erases {move.standby}"
+        await self._begin(tenant, move, move.standby)
+        while await self._erase_some(tenant, move, move.standby):
+            pass
 
     async def _erase_some(self, tenant: Tenant, move: Move, cell: CellId) -> bool:
         """Whether anything may be left."""
@@ -226,15 +266,16 @@ class Making:
         await self._rest(began)
         return left
 
-    async def _begin(self, tenant: Tenant, move: Move) -> Copy:
-        """The copy in the target. What is left there of an earlier stay is erased: its home has all of it."""
+    async def _begin(self, tenant: Tenant, move: Move, cell: CellId | None = None) -> Copy:
+        """The copy in the target, or in another cell. What is left there of an earlier stay is erased: its home has all of it."""
+        cell = cell or move.target
         while True:
             try:
-                return await self.wiring.cells.begin(move.target, tenant.name, move.source, move.id, b"", tenant.dedicated_schema)
+                return await self.wiring.cells.begin(cell, tenant.name, move.source, move.id, b"", tenant.dedicated_schema)
             except Failure as failure:
                 if failure.reason is not Reason.MOVE_NOT_NOW:
                     raise
-            await self._erase_some(tenant, move, move.target)
+            await self._erase_some(tenant, move, cell)
 
     async def _catch_up(self, tenant: Tenant, move: Move, copy: Copy, ends: Offsets, *, copying: bool = False, whole: bool = False) -> Copy:
         """Parts, until the copy reaches `ends`. While `copying`, others have the cells in between."""

@@ -12,7 +12,7 @@ from kernel.ids import CellId, TenantId
 from router.evacuation.states import TURNS, Turn
 from router.placement.place import place
 from router.placement.steps import View
-from router.placement.table import UNDER_WAY, Move, Tenant
+from router.placement.table import BEFORE_SWITCH, UNDER_WAY, Move, MoveState, Tenant
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +75,44 @@ class TurnMove:
         match self.turn:
             case "fence":
                 return replace(tenant, move=after, fenced=True)
+            case "switch" if tenant.standby == move.target:
+                return replace(tenant, move=after, fenced=False, epoch=Epoch(tenant.epoch + 1), cell=move.target, standby=move.source)
             case "switch":
-                return replace(tenant, move=after, fenced=False, epoch=Epoch(tenant.epoch + 1), cell=move.target)
+                left = replace(after, standby=tenant.standby or move.standby)
+                return replace(tenant, move=left, fenced=False, epoch=Epoch(tenant.epoch + 1), cell=move.target, standby=None)
             case "roll back":
                 return replace(tenant, move=replace(after, source=move.target, target=move.source))
             case _ if tenant.fenced:
                 return replace(tenant, move=after, fenced=False, epoch=Epoch(tenant.epoch + 1))
             case _:
                 return replace(tenant, move=after)
+
+
+@dataclass(frozen=True, slots=True)
+class FailOver:
+    """The tenant's standby becomes its home, and its home, which is lost, its standby: what that one accepted and nobody else has comes
+    back with its disks. A move that has not switched is given up. UNKNOWN_TENANT; NOT_AT_HOME when it lives elsewhere by now; NO_STANDBY.
+    """
+
+    weighs: ClassVar[bool] = False
+    subject: TenantId
+    lost: CellId
+    reason: str
+    at: Micros
+
+    def take(self, held: Tenant | None, view: View) -> Tenant:
+        """See Step."""
+        if held is None:
+            raise Failure(Reason.UNKNOWN_TENANT, self.subject)
+        if held.cell != self.lost:
+            raise Failure(Reason.NOT_AT_HOME, f"it lives in cell {held.cell}")
+        if held.standby is None:
+            raise Failure(Reason.NO_STANDBY, self.subject)
+        move = held.move
+        if move is not None and move.state in BEFORE_SWITCH:
+            state: MoveState = "aborted" if move.state == "registered" else "aborting"
+            move = replace(move, state=state, changed_at=self.at, remark=f"cell {self.lost} failed over: {self.reason}", paused=False)
+        return replace(held, cell=held.standby, standby=self.lost, epoch=Epoch(held.epoch + 1), fenced=False, move=move)
 
 
 @dataclass(frozen=True, slots=True)

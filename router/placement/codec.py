@@ -71,12 +71,13 @@ def followed_message(tenant: Tenant) -> pb.Tenant:
         sources=[source_message(s) for s in tenant.sources],
         read_keys=[pb.Credential(hash=k.hash, revoked=k.revoked) for k in tenant.read_keys],
         fenced=tenant.fenced,
+        standby=tenant.standby or "",
     )
 
 
 def move_message(move: Move) -> pb.Move:
     """A move as it is told to operators."""
-    return pb.Move(**asdict(move))
+    return pb.Move(**{**asdict(move), "standby": move.standby or ""})
 
 
 def source_message(source: Source) -> pb.Source:
@@ -134,4 +135,5 @@ def _tenant(message: pb.Tenant) -> Tenant:
         ),
         read_keys=tuple(Credential(KeyHash(k.hash), k.revoked) for k in message.read_keys),
         fenced=message.fenced,
+        standby=CellId(message.standby) if message.standby else None,
     )

@@ -209,6 +209,7 @@ class PostgresStore:
             after.since,
             after.fenced,
             None if after.move is None else msgspec.json.encode(after.move).decode(),
+            after.standby,
         )
         had = set() if held is None else {source.name for source in held.sources}
         for source in after.sources:
@@ -275,6 +276,7 @@ def _tenant_of(zone: ZoneName, row: Any, sources: Iterable[Source], read_keys: I
         since=row["revision"],
         fenced=row["fenced"],
         move=None if row["move"] is None else msgspec.json.decode(row["move"], type=Move),
+        standby=None if row["standby"] is None else CellId(row["standby"]),
     )
 
 

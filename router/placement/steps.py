@@ -12,7 +12,7 @@ from typing import ClassVar, Protocol
 
 from kernel.epoch import FIRST_EPOCH
 from kernel.errors import Failure, Reason
-from kernel.ids import KeyHash, SourceId, TenantId, ZoneName
+from kernel.ids import CellId, KeyHash, SourceId, TenantId, ZoneName
 from kernel.limits import Plan
 from router.placement.capacity import Loads
 from router.placement.place import place
@@ -68,6 +68,7 @@ class CreateTenant:
             dedicated_schema=self.dedicated_schema,
             demand=self.demand,
             pinned=self.pin,
+            standby=standby_of(home, view.cells),
         )
 
 
@@ -197,6 +198,12 @@ class RevokeKey:
 
         sources = tuple(replace(source, write_keys=mark(source.write_keys)) for source in held.sources)
         return replace(held, sources=sources, read_keys=mark(held.read_keys))
+
+
+def standby_of(home: CellId, cells: Collection[CellEndpoint]) -> CellId | None:
+    """Who stands by for the tenants of a cell: its peer, when that is one of the zone's cells."""
+    peer = next((cell.peer for cell in cells if cell.cell == home), None)
+    return peer if any(cell.cell == peer for cell in cells) else None
 
 
 def credentials(tenant: Tenant) -> Iterator[Credential]:

@@ -56,7 +56,7 @@ class Move:
 
     `changed_at` is when the state changed last. For `keep_seconds` after the switch the source is kept up to date, so that the move can be
     rolled back. A `paused` one stands still; `remark` is what was said last: why somebody changed it, or what went wrong. `evacuation`
-    names the plan that it belongs to.
+    names the plan that it belongs to. `standby` is the cell that stood by for the tenant until the switch, and keeps what is to be erased.
     """
 
     id: str
@@ -70,11 +70,13 @@ class Move:
     paused: bool = False
     remark: str = ""
     evacuation: str = ""
+    standby: CellId | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """A tenant and its home. While it is `fenced` its home takes no write of it. `demand` is what it is expected to send, in events per
+    """A tenant and its home. While it is `fenced` its home takes no write of it. Its `standby` folds whatever the home accepts, from the
+    tenant's first event on, and takes its writes while the home cannot be reached. `demand` is what it is expected to send, in events per
     second; `pinned` is the operator's override, `move` the present move or the last one, and `since` the revision of its last change.
     Followers are told none of these four."""
 
@@ -92,12 +94,15 @@ class Tenant:
     since: int = 0
     fenced: bool = False
     move: Move | None = None
+    standby: CellId | None = None
 
 
 def cells_of(tenant: Tenant) -> frozenset[CellId]:
-    """Where anything of it may be: its home, and the cells that it is on its way from and to."""
-    on_its_way = tenant.move is not None and tenant.move.state in UNDER_WAY
-    return frozenset({tenant.cell, tenant.move.source, tenant.move.target} if on_its_way and tenant.move is not None else {tenant.cell})
+    """Where anything of it may be: its home and standby, and the cells that it is on its way from and to."""
+    cells: set[CellId | None] = {tenant.cell, tenant.standby}
+    if tenant.move is not None and tenant.move.state in UNDER_WAY:
+        cells |= {tenant.move.source, tenant.move.target, tenant.move.standby}
+    return frozenset(cell for cell in cells if cell is not None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ import pytest
 
 from cells.storage.store import Cursor, Filter, LedgerRow
 from kernel.clock import DAY, HOUR, Micros, hour_of, parse_iso
-from kernel.effects import Applied, Apply, DeadLetter, Duplicate, Fenced, HeldRecord, IdentityClaim, TraitClaim
-from kernel.epoch import Claim, Epoch, Ownership
+from kernel.effects import Applied, Apply, DeadLetter, Duplicate, HeldRecord, IdentityClaim, TraitClaim
+from kernel.epoch import Claim, Epoch
 from kernel.errors import Failure, Reason
 from kernel.ids import TenantId
 from kernel.limits import IDENTITY_NODES_MAX
@@ -124,40 +124,6 @@ async def test_the_position_is_checked_before_the_claim(room: Room) -> None:
     assert await room.apply(effects(event("m2")), expected=0, epochs={}) == Duplicate(1)
 
 
-async def test_a_claim_that_does_not_hold_is_fenced(room: Room) -> None:
-    """No ownership row, another epoch (older or newer), a released tenant: Fenced names each, and nothing changes."""
-    stranger = TenantId("stranger")
-    await room.own(GLOBEX, 1, "released")
-    outcome = await room.apply(effects(event("m1"), event("m2", GLOBEX), event("m3", stranger)), epochs={ACME: 1, GLOBEX: 1, stranger: 1})
-    assert outcome == Fenced(frozenset({GLOBEX, stranger}))
-    await room.own(ACME, 2)
-    for epoch in (1, 3):
-        assert await room.apply(effects(event("m1")), epochs={ACME: epoch}) == Fenced(frozenset({ACME}))
-    assert await room.ids() == []
-    assert await room.store.positions() == {}
-    assert await room.apply(effects(event("m1")), epochs={ACME: 2}) == Applied(1, 0, 0, 0, 0)
-
-
-async def test_the_epoch_inside_an_envelope_is_never_compared(room: Room) -> None:
-    """Facts received under an older epoch stay applicable."""
-    await room.own(ACME, 9)
-    assert await room.apply(effects(event("m1", epoch=1)), epochs={ACME: 9}) == Applied(1, 0, 0, 0, 0)
-
-
-async def test_ownership_only_grows(room: Room) -> None:
-    """A smaller epoch changes nothing; the same epoch may only turn owner into released."""
-    await room.own(ACME, 5)
-    await room.own(ACME, 4, "released")
-    assert isinstance(await room.apply(effects(event("m1")), epochs={ACME: 5}), Applied)
-    await room.own(ACME, 5, "released")
-    await room.own(ACME, 5, "owner")
-    assert isinstance(await room.apply(effects(event("m2")), epochs={ACME: 5}), Fenced)
-    await room.store.own(
-        [Ownership(ACME, Epoch(6), "owner"), Ownership(ACME, Epoch(6), "released"), Ownership(ACME, Epoch(7), "owner")], []
-    )
-    assert isinstance(await room.apply(effects(event("m3")), epochs={ACME: 7}), Applied)
-
-
 async def test_the_ledger_grows_by_what_was_accepted(room: Room) -> None:
     """Per tenant and received hour: stored + duplicate + quarantined + held, over several applies."""
     held = HeldRecord(GLOBEX, NOW, 4, 17, b"record")
@@ -179,20 +145,6 @@ async def test_effects_that_do_not_add_up_are_refused(room: Room) -> None:
     with pytest.raises(ValueError, match="forward"):
         await room.store.apply(Apply(effects(event("m1")), Claim(CELL, {ACME: Epoch(1)}), 0, 0), room.clock.monotonic() + 5)
     assert await room.store.positions() == {}
-
-
-async def test_held_records_need_no_claim(room: Room) -> None:
-    """A tenant that appears in held alone may be unknown here; the position moves on."""
-    held = HeldRecord(TenantId("stranger"), NOW, 4, 17, b"record")
-    assert await room.apply(effects(held=(held,)), epochs={}) == Applied(0, 0, 0, 17, 0)
-    assert await room.store.positions() == {0: 1}
-
-
-async def test_holding_one_record_does_not_open_the_door_for_rows(room: Room) -> None:
-    """A tenant with a held record and a row in one apply still needs its claim for the row."""
-    stranger = TenantId("stranger")
-    mixed = effects(event("m1", stranger), held=(HeldRecord(stranger, NOW, 4, 17, b"record"),))
-    assert await room.apply(mixed, epochs={}) == Fenced(frozenset({stranger}))
 
 
 async def test_an_apply_without_events_moves_the_position(room: Room) -> None:

@@ -27,7 +27,7 @@ _ENDLESS: Final = "an endless loop around one attempt and its failure; taking it
 
 EXCUSED: Final = (
     Excused("shallow", "cells/eventlog/postgres.py", "_run", _ENDLESS),
-    Excused("shallow", "cells/processing/consumer.py", "run", _ENDLESS),
+    Excused("shallow", "cells/eventlog/member.py", "run", _ENDLESS),
     Excused("shallow", "cells/storage/auditor.py", "_write", _ENDLESS),
     Excused("shallow", "router/api/service.py", "Watch", _ENDLESS),
     Excused("shells_take_the_clock", "router/agent/follow.py", "imports time", "times its compile for a metric; decides nothing by it"),

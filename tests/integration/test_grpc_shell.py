@@ -23,6 +23,12 @@ class Ending(storage_pb2_grpc.StorageServiceServicer):
     async def Positions(self, request: storage_pb2.PositionsRequest, context: Any) -> storage_pb2.PositionsResponse:
         raise self._way
 
+    async def Replicated(self, request: storage_pb2.ReplicatedRequest, context: Any) -> storage_pb2.PositionsResponse:
+        raise self._way
+
+    async def Replicate(self, request: storage_pb2.ReplicateRequest, context: Any) -> storage_pb2.ReplicateResponse:
+        raise self._way
+
 
 @pytest.mark.parametrize(
     ("way", "reported"),

@@ -6,7 +6,12 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import astuple
 from typing import Any, Protocol, TypeVar
 
+from cells.eventlog.log import Bounds, Entry
+from cells.eventlog.memory import MemoryLog
+from cells.ingest.accept import Acceptor
 from cells.ingest.fence import Fence
+from cells.replication import replicator
+from cells.replication.replicator import Replicator
 from cells.storage import chunk as wire
 from cells.storage import copies as kept
 from cells.storage.memory_copies import MemoryCopies
@@ -14,7 +19,7 @@ from kernel.epoch import Epoch
 from kernel.errors import Failure, Reason
 from kernel.ids import CellId, TenantId
 from kernel.limits import FENCE_SECONDS_MAX
-from router.evacuation.cells import Copy, Offsets, Part, Totals
+from router.evacuation.cells import Copy, Gap, Kept, Offsets, Part, Totals
 from tests.simulation.faults import Weather
 from tests.simulation.virtual import LoopClock
 
@@ -28,8 +33,11 @@ _NEAR = 0.05
 
 
 class Asked(Protocol):
-    """A cell, as far as moves go."""
+    """A cell, as far as moves and its peers go."""
 
+    acceptor: Acceptor | None
+    log: MemoryLog
+    replicators: dict[CellId, Replicator]
     copies: MemoryCopies
     fence: Fence | None
     clock: LoopClock
@@ -83,6 +91,17 @@ class SimCells:
     async def erase(self, cell: CellId, tenant: TenantId, epoch: Epoch, move: str) -> tuple[int, bool]:
         return await self._ask(cell, lambda asked: asked.copies.erase(tenant, epoch, move))
 
+    async def gap(self, cell: CellId, origin: CellId) -> Gap:
+        async def stand(asked: Asked) -> Gap:
+            replicator = asked.replicators[origin]
+            kept, heard_at = await replicator.standing()
+            return Gap(cell, _kept(kept), heard_at, asked.clock.now(), _kept(await replicator.applied()))
+
+        return await self._ask(cell, stand)
+
+    async def answers(self, cell: CellId) -> bool:
+        return self._cells[cell].acceptor is not None
+
     async def _ask(self, cell: CellId, deed: Callable[[Asked], Awaitable[Answer]]) -> Answer:
         """Delayed, refused before the deed, or its answer lost behind it."""
         await self._weather.travel(_NEAR)
@@ -102,6 +121,36 @@ class SimCells:
 async def _done(deed: Callable[[Asked], Awaitable[Answer]], asked: Asked) -> Answer:
     """Begun when its task begins: a process that is killed before has done nothing."""
     return await deed(asked)
+
+
+def _kept(found: Mapping[int, replicator.Kept]) -> tuple[Kept, ...]:
+    return tuple(Kept(partition, one.until, one.end) for partition, one in sorted(found.items()))
+
+
+class SimOrigin:
+    """A cell's log as its peer sees it, through the weather: `cells.replication.origin.Origin`."""
+
+    def __init__(self, asked: Asked, weather: Weather) -> None:
+        self._asked = asked
+        self._weather = weather
+
+    async def fetch(self, partition: int, offset: int) -> list[Entry]:
+        records = 1 + self._weather.random.randrange(8)
+        return await self._ask(lambda: self._asked.log.fetch(partition, offset, records, 1 << 40, 0.5))
+
+    async def bounds(self) -> dict[int, Bounds]:
+        return await self._ask(self._asked.log.bounds)
+
+    async def _ask(self, deed: Callable[[], Coroutine[Any, Any, Answer]]) -> Answer:
+        await self._weather.travel(_NEAR)
+        if self._weather.strikes(self._weather.refused):
+            raise Failure(Reason.CELL_UNAVAILABLE, "refused")
+        try:
+            answer = await self._asked.serve(deed())
+        except ConnectionError as error:
+            raise Failure(Reason.CELL_UNAVAILABLE, str(error)) from error
+        await self._weather.travel(_NEAR)
+        return answer
 
 
 def _fence(asked: Asked) -> Fence:

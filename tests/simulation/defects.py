@@ -17,6 +17,7 @@ from cells.storage.memory import MemoryStore
 from cells.storage.memory_copies import MemoryCopies
 from kernel.effects import Apply, Outcome
 from kernel.ids import CellId, TenantId
+from tests.simulation.cells import SimOrigin
 from tests.simulation.faults import StormyLog, Weather
 
 
@@ -93,8 +94,17 @@ class ForgetfulCopies(MemoryCopies):
         return await super().take(origin, move, seq, part, cursor)
 
 
+class ForgetfulOrigin(SimOrigin):
+    """Gives parts of another cell's log in which a record is missing, now and then."""
+
+    async def fetch(self, partition: int, offset: int) -> list[Entry]:
+        entries = await super().fetch(partition, offset)
+        return [entries[0], *entries[2:]] if len(entries) > 2 and self._weather.random.random() < 0.5 else entries
+
+
 ACCEPTORS: dict[str, Callable[..., Acceptor]] = {"fences hastily": HastyFence, "keeps the door open": OpenDoor}
 COPIES: dict[str, Callable[..., MemoryCopies]] = {"copies forgetfully": ForgetfulCopies}
+REPLICAS: dict[str, Callable[..., SimOrigin]] = {"replicates forgetfully": ForgetfulOrigin}
 EXPECTED = {
     "skips records": {"lost", "ledger"},
     "acknowledges too early": {"lost", "order"},
@@ -103,4 +113,5 @@ EXPECTED = {
     "fences hastily": {"lost", "ledger", "stuck"},
     "keeps the door open": {"lost", "ledger", "stuck"},
     "copies forgetfully": {"stuck"},
+    "replicates forgetfully": {"standby", "gap", "lost", "stuck"},
 }

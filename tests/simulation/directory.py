@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 from random import Random
 
+from kernel.epoch import Epoch
 from kernel.errors import Failure
-from kernel.ids import KeyHash, SourceId, TenantId, ZoneName
+from kernel.ids import CellId, KeyHash, SourceId, TenantId, ZoneName
 from kernel.limits import Plan
 from kernel.metrics import MemoryMeter
 from router.evacuation.execute import Executor
+from router.evacuation.failover import Outcome, fail_over
 from router.evacuation.make import Wiring
 from router.evacuation.states import TURNS, Turn
-from router.evacuation.steps import PauseMove, StartMove, TurnMove
+from router.evacuation.steps import FailOver, PauseMove, StartMove, TurnMove
 from router.placement import codec
 from router.placement.memory import MemoryStore
 from router.placement.steps import AddSource, CreateTenant, Step
@@ -37,10 +39,12 @@ class CountingStore(MemoryStore):
         super().__init__(zone)
         self._weather = weather
         self._turns = turns
+        self.placed: dict[tuple[TenantId, Epoch], set[tuple[CellId, CellId | None]]] = defaultdict(set)
 
     async def change(self, step: Step, intent: Intent) -> Done:
         held = self._tenants.get(TenantId(step.subject))
         done = await super().change(step, intent)
+        self.placed[done.tenant.name, done.tenant.epoch].add((done.tenant.cell, done.tenant.standby))
         if isinstance(step, TurnMove) and held is not None and held.move is not None:
             self._turns[held.move.state, step.turn] += 1
         return done
@@ -63,6 +67,7 @@ class SimDirectory:
         self._tasks: list[asyncio.Task[None]] = []
         self._making: list[asyncio.Task[None]] = []
         self.twins = 0
+        self.failed_over: set[TenantId] = set()
 
     async def create(self, name: TenantId, plan: Plan, key: KeyHash, dedicated: bool) -> None:
         """A tenant with one source."""
@@ -121,6 +126,25 @@ class SimDirectory:
                 self.kills += 1
                 await asyncio.sleep(self._random.random())
                 self._make_moves()
+
+    @property
+    def placed(self) -> Mapping[tuple[TenantId, Epoch], set[tuple[CellId, CellId | None]]]:
+        """Each tenant's homes and standbys, by epoch."""
+        return self._store.placed
+
+    async def fail_over(self, lost: CellId) -> Outcome | None:
+        """Fails a cell over; None when that is refused now."""
+
+        async def step(name: TenantId) -> Tenant:
+            at = self._clock.now()
+            return (await self._store.change(FailOver(name, lost, "lost", at), Intent("simulation", at))).tenant
+
+        try:
+            outcome = await fail_over(await self._store.table(), lost, False, self._cells, step)
+        except Failure:
+            return None
+        self.failed_over |= {tenant.name for tenant in outcome.moved}
+        return outcome
 
     async def settle_moves(self) -> list[str]:
         """Every move comes to its end (I6), but for those that are named here, whose copy differs: they stand still."""

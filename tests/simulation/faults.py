@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -11,6 +12,7 @@ from cells.storage.memory import MemoryStore
 from kernel.clock import Micros
 from kernel.effects import Apply, Outcome
 from kernel.errors import Failure, Reason
+from kernel.ids import CellId
 
 
 @dataclass
@@ -47,10 +49,13 @@ class StormyLog:
         return self._inner.partitions
 
     async def append(self, partition: int, record: Record, deadline: float) -> int:
+        return await self.append_all(partition, (record,), deadline)
+
+    async def append_all(self, partition: int, records: Sequence[Record], deadline: float) -> int:
         if self._weather.strikes(self._weather.refused):
             raise Failure(Reason.LOG_UNAVAILABLE)
         await self._weather.travel()
-        offset = await self._inner.append(partition, record, deadline)
+        offset = await self._inner.append_all(partition, records, deadline)
         await self._weather.travel()
         if self._weather.strikes(self._weather.answer_lost):
             raise Failure(Reason.LOG_UNAVAILABLE, "the answer was lost")
@@ -90,6 +95,19 @@ class StormyStore:
         if self._weather.strikes(self._weather.refused):
             raise Failure(Reason.STORE_UNAVAILABLE)
         return await self._inner.positions()
+
+    async def replicated(self, origin: CellId) -> dict[int, int]:
+        if self._weather.strikes(self._weather.refused):
+            raise Failure(Reason.STORE_UNAVAILABLE)
+        return await self._inner.replicated(origin)
+
+    async def replicate(self, origin: CellId, partition: int, expected: int, following: int) -> bool:
+        if self._weather.strikes(self._weather.refused):
+            raise Failure(Reason.STORE_UNAVAILABLE)
+        moved = await self._inner.replicate(origin, partition, expected, following)
+        if self._weather.strikes(self._weather.answer_lost):
+            raise Failure(Reason.STORE_UNAVAILABLE, "the answer was lost")
+        return moved
 
     async def apply(self, apply: Apply, deadline: float) -> Outcome:
         await self._weather.travel()

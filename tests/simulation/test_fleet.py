@@ -34,7 +34,6 @@ def test_whatever_crashes_nothing_acknowledged_is_lost_and_nothing_leaks(seed: i
     assert sum(cell.kills for cell in world.cells.values()) > len(world.cells), "no cell was killed: the run is void"
     assert world.weather.hits > 10, "the faults hit nothing: the run is void"
     assert world.stuck + judge(history) == [], f"replay: make sim SEED={seed}"
-    assert all(len(cells) == 1 for cells in world.accepted_by.values()), "two cells accepted for one tenant at one epoch (I1)"
     print(f"turns of moves: { {zone: dict(directory.turns) for zone, directory in world.directories.items()} }")
 
 

@@ -11,132 +11,37 @@ import asyncio
 import itertools
 import json
 from collections import defaultdict
-from collections.abc import Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
-from typing import Any, TypeVar
 
 from cells.admission import codec as admission_codec
-from cells.admission.table import Admission, Tenant
+from cells.admission.table import Admission
 from cells.eventlog import codec
-from cells.eventlog.memory import MemoryLog
-from cells.ingest.accept import Acceptor, Batch
+from cells.ingest.accept import Batch
 from cells.ingest.authenticate import Credentials, authenticate_sender
-from cells.ingest.fence import Fence
-from cells.processing.consumer import Consumer
-from cells.processing.partition import Wiring
-from cells.storage.memory import MemoryStore
-from cells.storage.memory_copies import MemoryCopies
 from cells.storage.store import Filter
-from cells.tracing import OFF
 from chaos.checkers.history import Answer, Copy, History, LedgerLine, Sent, Stored
-from gitops.fleet import FLEET
+from gitops.fleet import EU, FLEET, US
 from kernel.clock import Micros
-from kernel.epoch import Stamp
+from kernel.epoch import Epoch, Stamp
 from kernel.errors import Failure, Reason, Retry
-from kernel.ids import CellId, TenantId, ZoneName, mint_key
-from kernel.metrics import MemoryMeter
+from kernel.ids import CellId, RegionName, TenantId, ZoneName, mint_key
+from kernel.residency import Cell, Fleet
 from router.placement import table as placement
 from router.placement.decide import Routed, decide
+from tests.simulation.cell import SimCell
 from tests.simulation.cells import SimCells
-from tests.simulation.defects import ACCEPTORS, COPIES, LOGS, ForgetfulStore
 from tests.simulation.directory import SimDirectory
-from tests.simulation.faults import StormyLog, StormyStore, Weather
+from tests.simulation.faults import Weather
 from tests.simulation.virtual import LoopClock
 from tests.support.tenants import CASES
 
-Result = TypeVar("Result")
 _ATTEMPTS_MAX = 12
+_LOST = 0.4
+# Beside each pair a cell that stands by for nobody and has no standby: tenants that go there, and come from there, are copied.
+_ALONE = (Cell(CellId("eu-north-1-a"), EU, RegionName("eu-north-1")), Cell(CellId("us-east-2-a"), US, RegionName("us-east-2")))
+_FLEET = Fleet(FLEET.zones, {**FLEET.cells, **{cell.name: cell for cell in _ALONE}})
 _EVER = Filter(since=Micros(0), until=Micros(2**62))
-
-
-@dataclass
-class SimCell:
-    """One cell: what is durable, and a process that can be killed."""
-
-    name: CellId
-    zone: ZoneName
-    weather: Weather
-    clock: LoopClock
-    admission: Admission
-    log: MemoryLog = field(init=False)
-    store: MemoryStore = field(init=False)
-    acceptor: Acceptor | None = None
-    defect: str = ""
-    foreign: MemoryLog | None = None
-    directory: SimDirectory | None = None
-    copies: MemoryCopies = field(init=False)
-    fence: Fence | None = None
-    # Ordered: a set of tasks would be cancelled in the order of their addresses, and no seed could replay that.
-    requests: dict[asyncio.Task[Any], None] = field(default_factory=dict)
-    kills: int = 0
-    _consumer: asyncio.Task[None] | None = None
-    _follower: asyncio.Task[None] | None = None
-    _numbers: itertools.count[int] = field(default_factory=itertools.count)
-
-    def __post_init__(self) -> None:
-        self.log = MemoryLog(4, self.clock)
-        kind = ForgetfulStore if self.defect == "forgets what it stored" else MemoryStore
-        self.store = kind(self.clock, MemoryMeter())
-        self.copies = COPIES.get(self.defect, MemoryCopies)(self.store, self.name)
-
-    async def start(self) -> None:
-        stormy_log, meter = self._stormy_log(), MemoryMeter()
-        numbers = self._numbers
-        make = ACCEPTORS.get(self.defect, Acceptor)
-        self.acceptor = make(self.name, stormy_log, self.clock, meter, lambda: f"assigned-{next(numbers)}", current=self._current)
-        self.fence = Fence(self.acceptor, stormy_log, lambda: self.admission, lambda: True, self.clock)
-        wiring = Wiring(
-            stormy_log,
-            StormyStore(self.store, self.weather),
-            lambda: self.admission.claim(self.name),
-            self._own,
-            self.clock,
-            meter,
-            OFF,
-        )
-        await self._own()
-        self._consumer = asyncio.create_task(Consumer(wiring, f"{self.name}-{self.kills}").run())
-        if self.directory is not None:
-            self._follower = asyncio.create_task(self.directory.tell(lambda: self.admission.revision, self._hear))
-
-    async def serve(self, deed: Coroutine[Any, Any, Result]) -> Result:
-        """Does something as a task of the process. Raises ConnectionError when that is down, or is killed meanwhile."""
-        if self.acceptor is None:
-            deed.close()
-            raise ConnectionError("the cell is down")
-        task = asyncio.create_task(deed)
-        ended = asyncio.create_task(_wait(task))
-        self.requests[task] = None
-        task.add_done_callback(lambda done: self.requests.pop(done, None))
-        await ended
-        if task.cancelled():
-            raise ConnectionError("the cell was killed")
-        return await task
-
-    def _current(self, name: TenantId) -> Tenant | None:
-        return self.admission.tenants.get(name)
-
-    async def _hear(self, data: bytes) -> None:
-        self.admission = self.admission.apply(admission_codec.decode(data))
-        await self._own()
-
-    async def kill(self) -> None:
-        """SIGKILL: every task of the process ends where it stands; clients never hear of their requests again."""
-        self.kills += 1
-        self.acceptor = None
-        doomed = [task for task in (self._consumer, self._follower, *self.requests) if task is not None]
-        for task in doomed:
-            task.cancel()
-        await asyncio.gather(*doomed, return_exceptions=True)
-        self._consumer = self._follower = None
-
-    def _stormy_log(self) -> StormyLog:
-        make = LOGS.get(self.defect)
-        return make(self.log, self.weather, self.foreign or self.log) if make else StormyLog(self.log, self.weather)
-
-    async def _own(self) -> None:
-        await self.store.own(self.admission.ownerships(self.name), [])
 
 
 @dataclass
@@ -162,23 +67,28 @@ class World:
         self.cells: dict[CellId, SimCell] = {}
         self.sent: dict[tuple[str, str], Sent] = {}
         self.stuck: list[str] = []
-        self.accepted_by: dict[tuple[str, int], set[CellId]] = defaultdict(set)
+        self.failovers = 0
+        self.handed_off = 0
+        self._freed: set[tuple[str, str]] = set()
         self._stray: set[asyncio.Task[None]] = set()
-        for zone in sorted(FLEET.zones):
+        for zone in sorted(_FLEET.zones):
             self._found(zone)
         for cell in self.cells.values():
+            peer = _FLEET.cells[cell.name].peer
+            cell.peers = {} if peer is None else {peer: self.cells[peer]}
             cell.foreign = next(other.log for other in self.cells.values() if other.zone != cell.zone)
 
     def _found(self, zone: ZoneName) -> None:
         """The zone's cells and its directory, which places the fixture tenants."""
         endpoints = tuple(
-            placement.CellEndpoint(cell.name, cell.region, f"{cell.name}:1", f"{cell.name}:2", cell.weight) for cell in FLEET.cells_of(zone)
+            placement.CellEndpoint(cell.name, cell.region, f"{cell.name}:1", f"{cell.name}:2", cell.weight, peer=cell.peer)
+            for cell in _FLEET.cells_of(zone)
         )
-        zones = tuple((name, z.endpoint) for name, z in sorted(FLEET.zones.items()))
+        zones = tuple((name, z.endpoint) for name, z in sorted(_FLEET.zones.items()))
         cells = SimCells(self.cells, self.weather)
         directory = SimDirectory(zone, placement.Topology(endpoints, zones), self.random, self.weather, self.clock, cells)
         self.directories[zone] = directory
-        for cell in FLEET.cells_of(zone):
+        for cell in _FLEET.cells_of(zone):
             self.cells[cell.name] = SimCell(
                 cell.name, zone, self.weather, self.clock, Admission(zone), defect=self._defect, directory=directory
             )
@@ -191,7 +101,7 @@ class World:
             await directory.create(case.name, case.plan, key.hash, case.dedicated)
         data = await directory.whole()
         directory.hear(data)
-        for cell in FLEET.cells_of(directory.zone):
+        for cell in _FLEET.cells_of(directory.zone):
             self.cells[cell.name].admission = Admission(directory.zone).apply(admission_codec.decode(data))
 
     async def request(self, tenant: SimTenant, edge: ZoneName, items: list[bytes]) -> None:
@@ -199,10 +109,17 @@ class World:
         decision = decide(tenant.name, self.directories[edge].edge)
         if not isinstance(decision, Routed):
             raise Failure(decision.reason)
-        cell = self.cells[decision.cell]
+        home, peer = self.cells[decision.cell], _FLEET.cells[decision.cell].peer
         await self.weather.travel()
         stamp = Stamp(tenant.name, decision.cell, decision.epoch)
-        await cell.serve(self._accept(cell, tenant, stamp, items))
+        try:
+            await home.serve(self._accept(home, tenant, stamp, items))
+        except ConnectionError:
+            if peer is None:
+                raise
+            self._freed |= {(tenant.name, json.loads(item)["messageId"]) for item in items}
+            await self.cells[peer].serve(self._accept(self.cells[peer], tenant, stamp, items))
+            self.handed_off += len(items)
 
     async def _accept(self, cell: SimCell, tenant: SimTenant, stamp: Stamp, items: list[bytes]) -> None:
         """As a shell does it: who it is, then a body that takes its time, then the door."""
@@ -245,13 +162,30 @@ class World:
             task.exception()
 
     async def chaos(self, kills: int) -> None:
-        """Kills cells at random moments; each is back within two seconds."""
+        """Kills cells at random moments; each is back within two seconds, or is failed over and comes back later."""
         for _ in range(kills):
             await asyncio.sleep(self.random.random() * 2)
             cell = self.cells[self.random.choice(sorted(self.cells))]
             await cell.kill()
             await asyncio.sleep(self.random.random() * 2)
+            if self.random.random() < _LOST:
+                await self._fail_over(cell)
+                await asyncio.sleep(self.random.random() * 2)
             await cell.start()
+
+    async def _fail_over(self, lost: SimCell) -> None:
+        """The lost cell's disks lie here for all to see: whatever of its log lies before the gap that is told, somebody keeps."""
+        outcome = await self.directories[lost.zone].fail_over(lost.name)
+        if outcome is None:
+            return
+        self.failovers += 1
+        moved = {tenant.name for tenant in outcome.moved}
+        for gap in outcome.gaps:
+            until = {one.partition: one.until for one in gap.kept}
+            kept = {key for _, _, key in await _events_of(self.cells[gap.cell])}
+            for partition, offset, key in await _events_of(lost):
+                if key[0] in moved and offset < until.get(partition, 0) and key not in kept:
+                    self.stuck.append(f"gap: {key} lies before the gap of {lost.name} at {gap.cell} and is not kept there")
 
     async def run(self, users: int = 3, batches: int = 25, kills: int = 12, moves: int = 15) -> History:
         """Traffic, moves and faults, then calm, then what is left to see."""
@@ -280,7 +214,7 @@ class World:
 
     async def _foreign(self, tenant: SimTenant) -> None:
         """A client that is pointed at the wrong zone is refused there, before any cell hears of it."""
-        other = next(zone for zone in FLEET.zones if zone != tenant.zone)
+        other = next(zone for zone in _FLEET.zones if zone != tenant.zone)
         try:
             await self.request(tenant, other, [_event("stray", "stray", tenant.canary)])
         except Failure as failure:
@@ -293,8 +227,9 @@ class World:
         deadline = self.clock.monotonic() + 600
         while self.clock.monotonic() < deadline:
             lags = [
-                bounds.next - (await cell.store.positions()).get(partition, 0)
+                bounds.next - positions.get(partition, 0)
                 for cell in self.cells.values()
+                for positions in (await cell.store.positions(), *[await peer.store.replicated(cell.name) for peer in cell.peers.values()])
                 for partition, bounds in (await cell.log.bounds()).items()
             ]
             if not any(lags):
@@ -308,37 +243,68 @@ class World:
         ledger: list[LedgerLine] = []
         copies: list[Copy] = []
         for cell in self.cells.values():
-            rows = await self._rows(cell)
-            stored.extend(rows)
+            stored.extend(await self._rows(cell))
             ledger.extend(await self._ledger(cell))
             copies.append(Copy(cell.zone, f"log of {cell.name}", await _log_text(cell), "log"))
             copies.append(Copy(cell.zone, f"store of {cell.name}", await self._store_text(cell), "store"))
+        self.stuck += await self._standbys_that_differ()
         homes = {str(name): str(tenant.cell) for known in self.directories.values() for name, tenant in known.edge.tenants.items()}
         canaries: dict[str, tuple[bytes, ...]] = defaultdict(tuple)
         for tenant in self.tenants:
             if any(s.tenant == tenant.name and s.answer == "acknowledged" and s.sequence == 0 for s in self.sent.values()):
                 canaries[tenant.zone] += (tenant.canary.encode(),)
         zones = {str(name): str(cell.zone) for name, cell in self.cells.items()}
-        return History(tuple(self.sent.values()), tuple(stored), tuple(ledger), tuple(copies), homes, zones, dict(canaries))
+        return History(self._sent(), tuple(stored), tuple(ledger), tuple(copies), homes, zones, dict(canaries))
+
+    def _sent(self) -> tuple[Sent, ...]:
+        """What clients say. The place of what was handed off, or failed over, is free: it was taken in two cells at once."""
+        free = self._freed
+        return tuple(sent._replace(sequence=None) if (sent.tenant, sent.message_id) in free else sent for sent in self.sent.values())
 
     async def _rows(self, cell: SimCell) -> list[Stored]:
+        """What the cell keeps of tenants, but for those that it stands by for."""
         found = []
         for tenant in self.tenants:
+            directory = self.directories[tenant.zone]
+            if directory.edge.tenants[tenant.name].standby == cell.name:
+                continue
             for event in (await cell.store.list_events(tenant.name, _EVER, 1_000_000, None)).events:
-                row = event.row
+                row, record = event.row, event.record
                 # A user's partition is one of all cells: what a later home took comes after what an earlier one took.
-                position = (event.record.epoch, row.offset, row.ordinal)
-                self.accepted_by[row.tenant, event.record.epoch].add(event.record.cell)
+                position = (record.epoch, row.offset, row.ordinal)
+                placed = directory.placed[row.tenant, Epoch(record.epoch)]
+                if record.cell not in {name for pair in placed for name in pair}:
+                    self.stuck.append(f"accepted: {record.cell} took an event of {row.tenant} at epoch {record.epoch}: {placed}")
+                if row.tenant in directory.failed_over:
+                    self._freed.add((row.tenant, event.envelope.message_id))
                 found.append(Stored(cell.name, row.tenant, row.user_id or "", event.envelope.message_id, position))
         return found
 
+    async def _standbys_that_differ(self) -> list[str]:
+        """Once it is quiet, who stands by for a tenant keeps what its home keeps."""
+        found = []
+        for tenant in self.tenants:
+            placed = self.directories[tenant.zone].edge.tenants[tenant.name]
+            if placed.standby is None:
+                continue
+            kept = []
+            for name in (placed.cell, placed.standby):
+                events = (await self.cells[name].store.list_events(tenant.name, _EVER, 1_000_000, None)).events
+                people = await self.cells[name].copies.digest_profiles(tenant.name)
+                kept.append((sorted((one.envelope.message_id, one.envelope.payload) for one in events), people))
+            if kept[0] != kept[1]:
+                found.append(f"standby: {placed.standby} keeps {len(kept[1][0])} events of {tenant.name}, its home {len(kept[0][0])}")
+        return found
+
     async def _ledger(self, cell: SimCell) -> list[LedgerLine]:
-        """The right side is what each tenant's home tells of this cell, which is the cell itself where the tenant lives."""
+        """What the cell accepted itself. The right side is what each tenant's home tells of this cell, if it was copied from there; else
+        what the cell tells itself."""
         accepted = await _accepted(cell)
         lines = []
         for tenant in self.tenants:
             home = self.cells[self.directories[tenant.zone].edge.tenants[tenant.name].cell]
             told = [line for line in await home.copies.ledger_of(tenant.name) if line.cell == cell.name]
+            told = told or [line for line in await cell.copies.ledger_of(tenant.name) if line.cell == cell.name]
             right = ((line.stored, line.duplicate, line.quarantined, line.held) for line in told)
             counts = [sum(column) for column in zip(*right, strict=True)] or [0, 0, 0, 0]
             lines.append(LedgerLine(cell.name, tenant.name, accepted[tenant.name], *counts))
@@ -350,20 +316,25 @@ class World:
         return b"\n".join(one.envelope.payload for events in found for one in events)
 
 
-async def _wait(task: asyncio.Task[Any]) -> None:
-    """Until it has ended, however."""
-    await asyncio.wait((task,))
-
-
 async def _accepted(cell: SimCell) -> dict[str, int]:
     """The left side of the ledger: read from record headers alone, up to the store's positions."""
     positions = await cell.store.positions()
     accepted: dict[str, int] = defaultdict(int)
     for partition in range(cell.log.partitions):
         for entry in await cell.log.fetch(partition, 0, 1_000_000, 1 << 40, 0.0):
-            if entry.offset < positions.get(partition, 0):
+            if entry.offset < positions.get(partition, 0) and entry.record.cell == cell.name:
                 accepted[entry.record.tenant] += entry.record.events
     return accepted
+
+
+async def _events_of(cell: SimCell) -> list[tuple[int, int, tuple[str, str]]]:
+    """(partition, offset, (tenant, message id)) of everything in a cell's log."""
+    return [
+        (partition, entry.offset, (entry.record.tenant, envelope.message_id))
+        for partition in range(cell.log.partitions)
+        for entry in await cell.log.fetch(partition, 0, 1_000_000, 1 << 40, 0.0)
+        for envelope in codec.decode(entry.record.body).envelopes
+    ]
 
 
 async def _log_text(cell: SimCell) -> bytes:

@@ -36,6 +36,7 @@ from router.api.client import DirectoryFeed
 from router.api.mirror import Mirror, open_mirror
 from router.api.service import RouterService
 from router.api.tokens import Principal, Role, tokens_of
+from router.evacuation.api_cells import GrpcCells
 from router.placement.memory import MemoryStore
 from router.placement.table import CellEndpoint, Topology
 from router.xds import server as xds
@@ -180,7 +181,9 @@ async def directory(
     await held.adopt(Topology(tuple(cell.endpoint for cell in cells), ZONES))
     meter = MemoryMeter()
     mirror = await open_mirror(held, meter)
-    service = RouterService(held, mirror, signer, meter, SystemClock(), secrets.token_bytes)
+    service = RouterService(
+        held, mirror, signer, meter, SystemClock(), secrets.token_bytes, GrpcCells(lambda _: None, signer, SystemClock())
+    )
     server = await api.serve(service, tokens_of(operator, FOLLOWER, (VIEWER,)), meter, bind)
     address = f"127.0.0.1:{server.port}"
     async with grpc.aio.insecure_channel(address) as channel:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 from collections import defaultdict
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -13,16 +14,16 @@ from hypothesis import strategies as st
 
 from cells.admission.table import Tenant
 from cells.eventlog import codec
-from cells.eventlog.log import Record
+from cells.eventlog.log import Record, partition_of
 from cells.eventlog.memory import MemoryLog
-from cells.ingest import accept, quota
+from cells.ingest import accept, metrics, quota
 from cells.ingest.accept import Acceptor, Batch
 from cells.ingest.authenticate import Sender
 from cells.pace import Pace
-from kernel.epoch import Epoch
+from kernel.epoch import Epoch, Stamp
 from kernel.errors import Failure, Reason
-from kernel.ids import SourceId, TenantId
-from kernel.limits import PACE_WINDOW_SECONDS, Plan
+from kernel.ids import CellId, SourceId, TenantId
+from kernel.limits import HANDOFF_EVENTS_PER_SECOND_MAX, PACE_WINDOW_SECONDS, Plan
 from kernel.metrics import MemoryMeter
 from tests.support.clock import ManualClock
 from tests.support.records import CELL
@@ -169,3 +170,62 @@ def test_what_cannot_be_borne_is_refused_before_its_body_is_read() -> None:
     assert not begun()
     pace.idle(0)
     assert begun()
+
+
+HOME, STANDBY = CELL, CellId("eu-central-1-a")
+
+
+class Standby:
+    """A cell that stands by for acme, whose home is another."""
+
+    def __init__(self) -> None:
+        self.clock, self.meter = ManualClock(), MemoryMeter()
+        self.log = MemoryLog(PARTITIONS, self.clock)
+        self.tenant = Tenant(TenantId("acme"), HOME, Epoch(3), Plan(events_per_second=1e6, burst_events=1e6), standby=STANDBY)
+        self.acceptor = Acceptor(STANDBY, self.log, self.clock, self.meter, lambda: "assigned", current=lambda _: self.tenant)
+
+    async def send(self, stamp: Stamp | None, events: int = 1) -> None:
+        """A batch."""
+        sender = Sender(self.tenant, SourceId("web"))
+        await self.acceptor.accept(sender, stamp, Batch([_event(f"m{number}", "u") for number in range(events)], None), 60.0)
+
+    async def refused(self, stamp: Stamp | None, events: int = 1) -> Reason:
+        """Why a batch was refused."""
+        with pytest.raises(Failure) as refused:
+            await self.send(stamp, events)
+        return refused.value.reason
+
+
+async def test_a_standby_takes_what_the_edge_could_not_deliver_at_home() -> None:
+    """The record says who took it, at the epoch of the home; it is counted as handoff."""
+    room = Standby()
+    await room.send(Stamp(TenantId("acme"), HOME, Epoch(3)))
+    partition = partition_of(TenantId("acme"), "", 1, PARTITIONS)
+    (entry,) = await room.log.fetch(partition, 0, 10, 1 << 20, 0.0)
+    assert (entry.record.cell, entry.record.epoch) == (STANDBY, Epoch(3))
+    assert room.meter.values[metrics.EVENTS_HANDOFF.name, (("tenant", "acme"),)] == 1
+
+
+async def test_a_standby_takes_nothing_else() -> None:
+    """No client of its own network, no older stamp, nothing of a fenced tenant, and nothing once it does not stand by any more."""
+    room = Standby()
+    assert await room.refused(None) is Reason.MOVED
+    assert await room.refused(Stamp(TenantId("acme"), HOME, Epoch(2))) is Reason.MOVED
+    assert await room.refused(Stamp(TenantId("acme"), CellId("eu-north-1-a"), Epoch(3))) is Reason.MOVED
+    stamp = Stamp(TenantId("acme"), HOME, Epoch(3))
+    room.tenant = replace(room.tenant, fenced=True)
+    assert await room.refused(stamp) is Reason.MOVED
+    room.tenant = replace(room.tenant, fenced=False, standby=None)
+    assert await room.refused(stamp) is Reason.MOVED
+    assert await room.log.size_bytes() == 0
+
+
+async def test_handoff_has_a_quota_of_its_own_and_beyond_it_is_unavailable() -> None:
+    """What a cell takes for others never crowds out its own tenants; they do not even notice."""
+    room, stamp = Standby(), Stamp(TenantId("acme"), HOME, Epoch(3))
+    for _ in range(int(HANDOFF_EVENTS_PER_SECOND_MAX // 2_500)):
+        await room.send(stamp, 2_500)
+    assert await room.refused(stamp, 2_500) is Reason.CELL_UNAVAILABLE
+    room.tenant = replace(room.tenant, cell=STANDBY, standby=HOME, epoch=Epoch(4))
+    await room.send(Stamp(TenantId("acme"), STANDBY, Epoch(4)), 2_500)
+    await room.send(stamp, 1)

@@ -81,12 +81,30 @@ def test_a_tenants_name_and_an_id_cannot_be_cut_elsewhere() -> None:
 
 def test_door_one_takes_its_own_tenants_newer_stamps_and_no_older_ones() -> None:
     """A stamp that is ahead of the cell's knowledge is taken."""
-    home = CellId("eu-west-1-a")
+    home, other = CellId("eu-west-1-a"), CellId("eu-central-1-a")
     stamp = Stamp(TenantId("acme"), home, Epoch(2))
-    assert door_one(stamp, home, Epoch(2))
-    assert door_one(stamp, home, Epoch(1))
-    assert not door_one(stamp, home, Epoch(3))
-    assert not door_one(stamp, CellId("eu-central-1-a"), Epoch(2))
+    assert door_one(stamp, home, home, None, Epoch(2)) == "home"
+    assert door_one(stamp, home, home, None, Epoch(1)) == "home"
+    assert door_one(stamp, home, home, None, Epoch(3)) == "moved"
+    assert door_one(stamp, other, home, None, Epoch(2)) == "moved"
+    assert door_one(stamp, other, other, None, Epoch(2)) == "moved"
+
+
+CELLS = st.sampled_from([CellId("a"), CellId("b"), CellId("c")])
+
+
+@given(st.builds(Stamp, st.just(TenantId("acme")), CELLS, st.integers(1, 3).map(Epoch)), CELLS, CELLS, CELLS | st.none(), st.integers(1, 3))
+def test_who_is_neither_home_nor_standby_takes_nothing(
+    stamp: Stamp, here: CellId, home: CellId, standby: CellId | None, epoch: int
+) -> None:
+    """Law: a write is taken at home or by its standby, whoever stamped it; as handoff by the standby alone, and never past an epoch that
+    it knows of; what one of the pair was sent while the placement changed between them, one of the pair takes."""
+    entry = door_one(stamp, here, home, standby, Epoch(epoch))
+    assert entry == "moved" or here in (home, standby)
+    assert (entry == "home") <= (here == home)
+    assert (entry == "handoff") <= (here == standby != home and stamp.epoch >= epoch)
+    if stamp.cell not in (home, standby):
+        assert entry == "moved"
 
 
 @given(st.integers(1, 5), st.integers(1, 5), st.sampled_from(["owner", "released"]))

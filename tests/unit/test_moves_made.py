@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import pytest
 from msgspec.structs import replace
 
+from cells.replication.replicator import Replicator
 from cells.storage import chunk as wire
 from cells.storage.memory import MemoryStore
 from cells.storage.memory_copies import MemoryCopies
@@ -58,6 +59,9 @@ class Asked:
 
     name: CellId
     clock: Any = field(default_factory=SystemClock)
+    acceptor: Any = None
+    log: Any = None
+    replicators: dict[CellId, Replicator] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.store = MemoryStore(self.clock, MemoryMeter())

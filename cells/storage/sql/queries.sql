@@ -77,6 +77,17 @@ SELECT next_offset FROM cell.position WHERE partition = $1
 -- A partition's first row, so that the compare-and-set has something to compare with.
 INSERT INTO cell.position (partition, next_offset) VALUES ($1, 0) ON CONFLICT DO NOTHING
 
+-- name: replicated
+-- Up to where another cell's log is kept in this cell's: (cell).
+SELECT partition, next_offset FROM cell.replica WHERE origin = $1
+
+-- name: replicate
+-- The compare-and-set of such a position; the first one starts at 0: (cell, partition, expected, next). Nothing when it is another.
+INSERT INTO cell.replica AS r (origin, partition, next_offset) SELECT $1, $2, $4 WHERE $3 = 0 OR EXISTS (
+    SELECT FROM cell.replica WHERE origin = $1 AND partition = $2)
+ON CONFLICT (origin, partition) DO UPDATE SET next_offset = excluded.next_offset WHERE r.next_offset = $3
+RETURNING next_offset
+
 -- name: begin_apply
 -- The compare-and-set and door two's facts: (partition, expected, next, tenants, alone). `moved` is false when somebody else was there
 -- first. The ownership rows are held still until the transaction ends: beside others that do, or, `alone`, while no other transaction
@@ -108,7 +119,7 @@ SELECT tenant, home FROM cell.ownership WHERE home <> $1
 INSERT INTO cell.ownership AS o (tenant, epoch, state)
 SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[]) AS new (tenant, epoch, state) ORDER BY new.tenant
 ON CONFLICT (tenant) DO UPDATE SET epoch = excluded.epoch, state = excluded.state
-WHERE excluded.epoch > o.epoch OR (excluded.epoch = o.epoch AND excluded.state = 'released')
+WHERE excluded.epoch > o.epoch OR (excluded.epoch = o.epoch AND excluded.state NOT IN ('owner', o.state))
 
 -- name: dedicate
 -- Makes a tenant's own schema and returns its name.

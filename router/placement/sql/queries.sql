@@ -41,9 +41,10 @@ SELECT revision FROM placement.zone WHERE name = $1
 UPDATE placement.zone SET revision = $2 WHERE name = $1
 
 -- name: homeless
--- A tenant whose home is none of these cells, or that is on its way from or to one that is not: (zone, cells).
-SELECT min(name) FROM placement.tenant WHERE zone = $1 AND (cell <> ALL ($2) OR (
-    move ->> 'state' NOT IN ('settled', 'aborted') AND (move ->> 'source' <> ALL ($2) OR move ->> 'target' <> ALL ($2))))
+-- A tenant whose home or standby is none of these cells, or that is on its way from or to one that is not: (zone, cells).
+SELECT min(name) FROM placement.tenant WHERE zone = $1 AND (cell <> ALL ($2) OR standby <> ALL ($2) OR (
+    move ->> 'state' NOT IN ('settled', 'aborted')
+    AND (move ->> 'source' <> ALL ($2) OR move ->> 'target' <> ALL ($2) OR move ->> 'standby' <> ALL ($2))))
 
 -- name: set_topology
 -- The zone's cells, and every zone's endpoint.
@@ -51,7 +52,8 @@ UPDATE placement.zone SET topology = $2 WHERE name = $1
 
 -- name: tenants
 -- All tenants of the zone, or one.
-SELECT name, cell, epoch, suspended, plan, dedicated_schema, demand, pin, pin_reason, pin_expires_at, revision, fenced, move
+SELECT name, cell, epoch, suspended, plan, dedicated_schema, demand, pin, pin_reason, pin_expires_at, revision, fenced, move,
+    standby
 FROM placement.tenant WHERE zone = $1 AND ($2::text IS NULL OR name = $2) ORDER BY name
 
 -- name: sources
@@ -65,10 +67,12 @@ SELECT tenant, source, hash, revoked FROM placement.credential WHERE zone = $1 A
 -- name: put_tenant
 -- A tenant without its sources and keys, whether it is new or not.
 INSERT INTO placement.tenant
-    (zone, name, cell, epoch, suspended, plan, dedicated_schema, demand, pin, pin_reason, pin_expires_at, revision, fenced, move)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+    (zone, name, cell, epoch, suspended, plan, dedicated_schema, demand, pin, pin_reason, pin_expires_at, revision, fenced, move,
+    standby)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
 ON CONFLICT (zone, name) DO UPDATE SET cell = $3, epoch = $4, suspended = $5, plan = $6, dedicated_schema = $7, demand = $8,
-    pin = $9, pin_reason = $10, pin_expires_at = $11, revision = $12, fenced = $13, move = $14
+    pin = $9, pin_reason = $10, pin_expires_at = $11, revision = $12, fenced = $13, move = $14,
+    standby = $15
 
 -- name: loads
 -- What the tenants of each cell, and those on their way to it, are expected to send, one of them left out: (zone, tenant, states).

@@ -179,6 +179,7 @@ class Tenant(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     FENCED_FIELD_NUMBER: _builtins.int
     MOVE_FIELD_NUMBER: _builtins.int
+    STANDBY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name, unique in the fleet."""
     zone: _builtins.str
@@ -197,6 +198,8 @@ class Tenant(_message.Message):
     """The revision of its last change. Not told to followers."""
     fenced: _builtins.bool
     """Its home takes no write of it: it is about to live in another cell."""
+    standby: _builtins.str
+    """The cell that folds what its home accepts, and takes its writes when the home cannot be reached; empty when there is none."""
     @_builtins.property
     def plan(self) -> Global___Plan:
         """What it may ask."""
@@ -234,10 +237,11 @@ class Tenant(_message.Message):
         revision: _builtins.int = ...,
         fenced: _builtins.bool = ...,
         move: Global___Move | None = ...,
+        standby: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["move", b"move", "pin", b"pin", "plan", b"plan"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell", b"cell", "dedicated_schema", b"dedicated_schema", "demand", b"demand", "epoch", b"epoch", "fenced", b"fenced", "move", b"move", "name", b"name", "pin", b"pin", "plan", b"plan", "read_keys", b"read_keys", "revision", b"revision", "sources", b"sources", "suspended", b"suspended", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell", b"cell", "dedicated_schema", b"dedicated_schema", "demand", b"demand", "epoch", b"epoch", "fenced", b"fenced", "move", b"move", "name", b"name", "pin", b"pin", "plan", b"plan", "read_keys", b"read_keys", "revision", b"revision", "sources", b"sources", "standby", b"standby", "suspended", b"suspended", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -260,6 +264,7 @@ class Move(_message.Message):
     REMARK_FIELD_NUMBER: _builtins.int
     KEEP_SECONDS_FIELD_NUMBER: _builtins.int
     EVACUATION_FIELD_NUMBER: _builtins.int
+    STANDBY_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Names it."""
     source: _builtins.str
@@ -282,6 +287,8 @@ class Move(_message.Message):
     """For how many seconds after the switch the source is kept up to date, so that the move can be rolled back."""
     evacuation: _builtins.str
     """Which evacuation it belongs to."""
+    standby: _builtins.str
+    """The cell that stood by for the tenant until it was switched, and is to forget it."""
     def __init__(
         self,
         *,
@@ -296,10 +303,11 @@ class Move(_message.Message):
         remark: _builtins.str = ...,
         keep_seconds: _builtins.int = ...,
         evacuation: _builtins.str = ...,
+        standby: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_at", b"changed_at", "evacuation", b"evacuation", "id", b"id", "keep_seconds", b"keep_seconds", "paused", b"paused", "reason", b"reason", "remark", b"remark", "source", b"source", "started_at", b"started_at", "state", b"state", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_at", b"changed_at", "evacuation", b"evacuation", "id", b"id", "keep_seconds", b"keep_seconds", "paused", b"paused", "reason", b"reason", "remark", b"remark", "source", b"source", "standby", b"standby", "started_at", b"started_at", "state", b"state", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1147,6 +1155,170 @@ class EvacuateCellResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EvacuateCellResponse: _TypeAlias = EvacuateCellResponse  # noqa: Y015
+
+@_typing.final
+class FailOverCellRequest(_message.Message):
+    """Asks to fail a cell over."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CELL_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
+    INTENT_FIELD_NUMBER: _builtins.int
+    cell: _builtins.str
+    """The lost cell."""
+    reason: _builtins.str
+    """Why."""
+    force: _builtins.bool
+    """Also when it answers."""
+    @_builtins.property
+    def intent(self) -> Global___Intent:
+        """How. A dry run tells the gap as it is now."""
+
+    def __init__(
+        self,
+        *,
+        cell: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        force: _builtins.bool = ...,
+        intent: Global___Intent | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["intent", b"intent"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell", b"cell", "force", b"force", "intent", b"intent", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FailOverCellRequest: _TypeAlias = FailOverCellRequest  # noqa: Y015
+
+@_typing.final
+class FailOverCellResponse(_message.Message):
+    """What became of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANTS_FIELD_NUMBER: _builtins.int
+    LEFT_FIELD_NUMBER: _builtins.int
+    GAPS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def tenants(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tenant]:
+        """The tenants with their new homes, in name order."""
+
+    @_builtins.property
+    def left(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeftTenant]:
+        """Those that stay where they are."""
+
+    @_builtins.property
+    def gaps(self) -> _containers.RepeatedCompositeFieldContainer[Global___Gap]:
+        """What is missing until the lost cell's disks are back."""
+
+    def __init__(
+        self,
+        *,
+        tenants: _abc.Iterable[Global___Tenant] | None = ...,
+        left: _abc.Iterable[Global___LeftTenant] | None = ...,
+        gaps: _abc.Iterable[Global___Gap] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gaps", b"gaps", "left", b"left", "tenants", b"tenants"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FailOverCellResponse: _TypeAlias = FailOverCellResponse  # noqa: Y015
+
+@_typing.final
+class LeftTenant(_message.Message):
+    """A tenant that stays where it is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """Its name."""
+    why: _builtins.str
+    """Why."""
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        why: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tenant", b"tenant", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeftTenant: _TypeAlias = LeftTenant  # noqa: Y015
+
+@_typing.final
+class Gap(_message.Message):
+    """What a cell keeps of the log of a lost one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CELL_FIELD_NUMBER: _builtins.int
+    KEPT_FIELD_NUMBER: _builtins.int
+    HEARD_AT_FIELD_NUMBER: _builtins.int
+    ASKED_AT_FIELD_NUMBER: _builtins.int
+    cell: _builtins.str
+    """The cell that keeps it."""
+    heard_at: _builtins.int
+    """When the lost cell was heard of last, in microseconds since 1970; 0: never. What it accepted after that, nobody knows."""
+    asked_at: _builtins.int
+    """When this was so, by the same clock."""
+    @_builtins.property
+    def kept(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeptPartition]:
+        """The partitions of the lost cell's log."""
+
+    def __init__(
+        self,
+        *,
+        cell: _builtins.str = ...,
+        kept: _abc.Iterable[Global___KeptPartition] | None = ...,
+        heard_at: _builtins.int = ...,
+        asked_at: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked_at", b"asked_at", "cell", b"cell", "heard_at", b"heard_at", "kept", b"kept"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Gap: _TypeAlias = Gap  # noqa: Y015
+
+@_typing.final
+class KeptPartition(_message.Message):
+    """A partition of a lost cell's log."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARTITION_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    partition: _builtins.int
+    """Its number."""
+    until: _builtins.int
+    """Everything before this offset is kept; what was accepted from here on is missing."""
+    end: _builtins.int
+    """Where it ended when it was seen last."""
+    def __init__(
+        self,
+        *,
+        partition: _builtins.int = ...,
+        until: _builtins.int = ...,
+        end: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "partition", b"partition", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeptPartition: _TypeAlias = KeptPartition  # noqa: Y015
 
 @_typing.final
 class ListCellsRequest(_message.Message):

@@ -116,6 +116,11 @@ class RouterServiceStub:
                 request_serializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.EvacuateCellRequest.SerializeToString,
                 response_deserializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.EvacuateCellResponse.FromString,
                 _registered_method=True)
+        self.FailOverCell = channel.unary_unary(
+                '/dataflow.routing.v1.RouterService/FailOverCell',
+                request_serializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.FailOverCellRequest.SerializeToString,
+                response_deserializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.FailOverCellResponse.FromString,
+                _registered_method=True)
         self.ListCells = channel.unary_unary(
                 '/dataflow.routing.v1.RouterService/ListCells',
                 request_serializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.ListCellsRequest.SerializeToString,
@@ -250,6 +255,13 @@ class RouterServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FailOverCell(self, request, context):
+        """Gives the tenants of a lost cell to the cells that stand by for them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListCells(self, request, context):
         """The zone's cells, what is taken of them and how much room there is.
         """
@@ -353,6 +365,11 @@ def add_RouterServiceServicer_to_server(servicer, server):
                     servicer.EvacuateCell,
                     request_deserializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.EvacuateCellRequest.FromString,
                     response_serializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.EvacuateCellResponse.SerializeToString,
+            ),
+            'FailOverCell': grpc.unary_unary_rpc_method_handler(
+                    servicer.FailOverCell,
+                    request_deserializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.FailOverCellRequest.FromString,
+                    response_serializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.FailOverCellResponse.SerializeToString,
             ),
             'ListCells': grpc.unary_unary_rpc_method_handler(
                     servicer.ListCells,
@@ -804,6 +821,33 @@ class RouterService:
             '/dataflow.routing.v1.RouterService/EvacuateCell',
             dataflow_dot_routing_dot_v1_dot_routing__pb2.EvacuateCellRequest.SerializeToString,
             dataflow_dot_routing_dot_v1_dot_routing__pb2.EvacuateCellResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FailOverCell(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dataflow.routing.v1.RouterService/FailOverCell',
+            dataflow_dot_routing_dot_v1_dot_routing__pb2.FailOverCellRequest.SerializeToString,
+            dataflow_dot_routing_dot_v1_dot_routing__pb2.FailOverCellResponse.FromString,
             options,
             channel_credentials,
             insecure,

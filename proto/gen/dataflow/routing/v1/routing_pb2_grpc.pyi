@@ -67,6 +67,8 @@ class RouterServiceStub:
     """Says what shall become of a tenant's move."""
     EvacuateCell: _grpc.UnaryUnaryMultiCallable[_routing_pb2.EvacuateCellRequest, _routing_pb2.EvacuateCellResponse]
     """Plans moves that empty a cell, and starts them."""
+    FailOverCell: _grpc.UnaryUnaryMultiCallable[_routing_pb2.FailOverCellRequest, _routing_pb2.FailOverCellResponse]
+    """Gives the tenants of a lost cell to the cells that stand by for them."""
     ListCells: _grpc.UnaryUnaryMultiCallable[_routing_pb2.ListCellsRequest, _routing_pb2.ListCellsResponse]
     """The zone's cells, what is taken of them and how much room there is."""
     ListAudit: _grpc.UnaryUnaryMultiCallable[_routing_pb2.ListAuditRequest, _routing_pb2.ListAuditResponse]
@@ -113,6 +115,8 @@ class RouterServiceAsyncStub(RouterServiceStub):
     """Says what shall become of a tenant's move."""
     EvacuateCell: _aio.UnaryUnaryMultiCallable[_routing_pb2.EvacuateCellRequest, _routing_pb2.EvacuateCellResponse]  # type: ignore[assignment]
     """Plans moves that empty a cell, and starts them."""
+    FailOverCell: _aio.UnaryUnaryMultiCallable[_routing_pb2.FailOverCellRequest, _routing_pb2.FailOverCellResponse]  # type: ignore[assignment]
+    """Gives the tenants of a lost cell to the cells that stand by for them."""
     ListCells: _aio.UnaryUnaryMultiCallable[_routing_pb2.ListCellsRequest, _routing_pb2.ListCellsResponse]  # type: ignore[assignment]
     """The zone's cells, what is taken of them and how much room there is."""
     ListAudit: _aio.UnaryUnaryMultiCallable[_routing_pb2.ListAuditRequest, _routing_pb2.ListAuditResponse]  # type: ignore[assignment]
@@ -252,6 +256,14 @@ class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_routing_pb2.EvacuateCellResponse, _abc.Awaitable[_routing_pb2.EvacuateCellResponse]]:
         """Plans moves that empty a cell, and starts them."""
+
+    @_abc_1.abstractmethod
+    def FailOverCell(
+        self,
+        request: _routing_pb2.FailOverCellRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_routing_pb2.FailOverCellResponse, _abc.Awaitable[_routing_pb2.FailOverCellResponse]]:
+        """Gives the tenants of a lost cell to the cells that stand by for them."""
 
     @_abc_1.abstractmethod
     def ListCells(

@@ -45,6 +45,16 @@ class StorageServiceStub:
                 request_serializer=dataflow_dot_storage_dot_v1_dot_storage__pb2.PositionsRequest.SerializeToString,
                 response_deserializer=dataflow_dot_storage_dot_v1_dot_storage__pb2.PositionsResponse.FromString,
                 _registered_method=True)
+        self.Replicated = channel.unary_unary(
+                '/dataflow.storage.v1.StorageService/Replicated',
+                request_serializer=dataflow_dot_storage_dot_v1_dot_storage__pb2.ReplicatedRequest.SerializeToString,
+                response_deserializer=dataflow_dot_storage_dot_v1_dot_storage__pb2.PositionsResponse.FromString,
+                _registered_method=True)
+        self.Replicate = channel.unary_unary(
+                '/dataflow.storage.v1.StorageService/Replicate',
+                request_serializer=dataflow_dot_storage_dot_v1_dot_storage__pb2.ReplicateRequest.SerializeToString,
+                response_deserializer=dataflow_dot_storage_dot_v1_dot_storage__pb2.ReplicateResponse.FromString,
+                _registered_method=True)
 
 
 class StorageServiceServicer:
@@ -65,6 +75,20 @@ class StorageServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Replicated(self, request, context):
+        """Up to where another cell's log is kept in this cell's.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Replicate(self, request, context):
+        """Moves such a position.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_StorageServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +101,16 @@ def add_StorageServiceServicer_to_server(servicer, server):
                     servicer.Positions,
                     request_deserializer=dataflow_dot_storage_dot_v1_dot_storage__pb2.PositionsRequest.FromString,
                     response_serializer=dataflow_dot_storage_dot_v1_dot_storage__pb2.PositionsResponse.SerializeToString,
+            ),
+            'Replicated': grpc.unary_unary_rpc_method_handler(
+                    servicer.Replicated,
+                    request_deserializer=dataflow_dot_storage_dot_v1_dot_storage__pb2.ReplicatedRequest.FromString,
+                    response_serializer=dataflow_dot_storage_dot_v1_dot_storage__pb2.PositionsResponse.SerializeToString,
+            ),
+            'Replicate': grpc.unary_unary_rpc_method_handler(
+                    servicer.Replicate,
+                    request_deserializer=dataflow_dot_storage_dot_v1_dot_storage__pb2.ReplicateRequest.FromString,
+                    response_serializer=dataflow_dot_storage_dot_v1_dot_storage__pb2.ReplicateResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +168,60 @@ class StorageService:
             '/dataflow.storage.v1.StorageService/Positions',
             dataflow_dot_storage_dot_v1_dot_storage__pb2.PositionsRequest.SerializeToString,
             dataflow_dot_storage_dot_v1_dot_storage__pb2.PositionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Replicated(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dataflow.storage.v1.StorageService/Replicated',
+            dataflow_dot_storage_dot_v1_dot_storage__pb2.ReplicatedRequest.SerializeToString,
+            dataflow_dot_storage_dot_v1_dot_storage__pb2.PositionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Replicate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dataflow.storage.v1.StorageService/Replicate',
+            dataflow_dot_storage_dot_v1_dot_storage__pb2.ReplicateRequest.SerializeToString,
+            dataflow_dot_storage_dot_v1_dot_storage__pb2.ReplicateResponse.FromString,
             options,
             channel_credentials,
             insecure,

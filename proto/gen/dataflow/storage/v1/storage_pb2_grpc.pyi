@@ -37,6 +37,10 @@ class StorageServiceStub:
     """One transaction: rows, dedup, identities, ledger and position."""
     Positions: _grpc.UnaryUnaryMultiCallable[_storage_pb2.PositionsRequest, _storage_pb2.PositionsResponse]
     """The next offset to apply of each partition."""
+    Replicated: _grpc.UnaryUnaryMultiCallable[_storage_pb2.ReplicatedRequest, _storage_pb2.PositionsResponse]
+    """Up to where another cell's log is kept in this cell's."""
+    Replicate: _grpc.UnaryUnaryMultiCallable[_storage_pb2.ReplicateRequest, _storage_pb2.ReplicateResponse]
+    """Moves such a position."""
 
 @_typing.type_check_only
 class StorageServiceAsyncStub(StorageServiceStub):
@@ -47,6 +51,10 @@ class StorageServiceAsyncStub(StorageServiceStub):
     """One transaction: rows, dedup, identities, ledger and position."""
     Positions: _aio.UnaryUnaryMultiCallable[_storage_pb2.PositionsRequest, _storage_pb2.PositionsResponse]  # type: ignore[assignment]
     """The next offset to apply of each partition."""
+    Replicated: _aio.UnaryUnaryMultiCallable[_storage_pb2.ReplicatedRequest, _storage_pb2.PositionsResponse]  # type: ignore[assignment]
+    """Up to where another cell's log is kept in this cell's."""
+    Replicate: _aio.UnaryUnaryMultiCallable[_storage_pb2.ReplicateRequest, _storage_pb2.ReplicateResponse]  # type: ignore[assignment]
+    """Moves such a position."""
 
 class StorageServiceServicer(metaclass=_abc_1.ABCMeta):
     """Applies effects. Callers are workloads of the same cell."""
@@ -66,5 +74,21 @@ class StorageServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_storage_pb2.PositionsResponse, _abc.Awaitable[_storage_pb2.PositionsResponse]]:
         """The next offset to apply of each partition."""
+
+    @_abc_1.abstractmethod
+    def Replicated(
+        self,
+        request: _storage_pb2.ReplicatedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_storage_pb2.PositionsResponse, _abc.Awaitable[_storage_pb2.PositionsResponse]]:
+        """Up to where another cell's log is kept in this cell's."""
+
+    @_abc_1.abstractmethod
+    def Replicate(
+        self,
+        request: _storage_pb2.ReplicateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_storage_pb2.ReplicateResponse, _abc.Awaitable[_storage_pb2.ReplicateResponse]]:
+        """Moves such a position."""
 
 def add_StorageServiceServicer_to_server(servicer: StorageServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
