@@ -157,7 +157,7 @@ class Room:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def room() -> AsyncIterator[Room]:
-    async with running([HOME, TARGET]) as fleet:
+    async with running([HOME, TARGET], peers=False) as fleet:
         yield Room(fleet)
 
 

@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ import psutil
 from cells.eventlog import codec
 from cli.local.fleet import LocalFleet
 from cli.local.ports import free_block
+from gitops.fleet import FLEET
+from kernel.residency import Fleet
 from tests.support.postgres import temporary_folder
 from tests.support.processes import eventually
 
@@ -181,10 +183,14 @@ def event(message_id: str, **fields: object) -> dict[str, object]:
 
 
 @asynccontextmanager
-async def running(cells: Sequence[str], otlp_endpoint: str = "", settings: Mapping[str, str] | None = None) -> AsyncIterator[Running]:
-    """These cells with their directories, edges and endpoints, until the block ends; then nothing of it is left."""
+async def running(
+    cells: Sequence[str], otlp_endpoint: str = "", settings: Mapping[str, str] | None = None, *, peers: bool = True
+) -> AsyncIterator[Running]:
+    """These cells with their directories, edges and endpoints, until the block ends; then nothing of it is left. Without `peers` no cell
+    stands by for another."""
     state = temporary_folder()
-    fleet = LocalFleet(state, free_block(PORTS), cells=cells, otlp_endpoint=otlp_endpoint, settings=settings)
+    declared = FLEET if peers else Fleet(FLEET.zones, {name: replace(cell, peer=None) for name, cell in FLEET.cells.items()})
+    fleet = LocalFleet(state, free_block(PORTS), fleet=declared, cells=cells, otlp_endpoint=otlp_endpoint, settings=settings)
     try:
         async with fleet, aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as web:
             await fleet.wait_until_ready(UP_SECONDS)
