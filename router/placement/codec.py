@@ -23,7 +23,7 @@ def update_bytes(update: Update) -> bytes:
     message.tenants.extend(followed_message(tenant) for tenant in update.tenants)
     if update.topology is not None:
         message.cells.extend(
-            pb.CellEndpoint(cell=c.cell, region=c.region, grpc_address=c.grpc_address, http_address=c.http_address)
+            pb.CellEndpoint(cell=c.cell, region=c.region, grpc_address=c.grpc_address, http_address=c.http_address, peer=c.peer or "")
             for c in update.topology.cells
         )
         message.zones.extend(pb.ZoneEndpoint(zone=zone, url=url) for zone, url in update.topology.zones)
@@ -36,7 +36,7 @@ def parse_update(data: bytes) -> Update:
         message = pb.Update.FromString(data)
     except DecodeError as error:
         raise Failure(Reason.SNAPSHOT_REFUSED, "it is no Update") from error
-    cells = tuple(CellEndpoint(CellId(c.cell), RegionName(c.region), c.grpc_address, c.http_address) for c in message.cells)
+    cells = tuple(_endpoint(c) for c in message.cells)
     zones = tuple((ZoneName(z.zone), z.url) for z in message.zones)
     return Update(
         ZoneName(message.zone),
@@ -119,6 +119,11 @@ def parse_pin(message: pb.Pin) -> Pin:
 def entry_message(entry: Link[Deed]) -> pb.AuditEntry:
     """An entry of the audit chain."""
     return pb.AuditEntry(seq=entry.seq, **entry.fields._asdict(), prev_hash=entry.prev_hash, hash=entry.hash)
+
+
+def _endpoint(message: pb.CellEndpoint) -> CellEndpoint:
+    peer = CellId(message.peer) if message.peer else None
+    return CellEndpoint(CellId(message.cell), RegionName(message.region), message.grpc_address, message.http_address, peer=peer)
 
 
 def _tenant(message: pb.Tenant) -> Tenant:

@@ -107,9 +107,9 @@ def cells_of(tenant: Tenant) -> frozenset[CellId]:
 
 @dataclass(frozen=True, slots=True)
 class CellEndpoint:
-    """Where a cell of the zone listens (`host:port`). The rest matters to the directory alone: `weight`, its share of new tenants;
-    `capacity`, the events per second that it was tested for; `peer`, the cell that stands by for it; and `storage_address`, where its
-    storage role listens (gRPC) when that is a process of its own."""
+    """Where a cell of the zone listens (`host:port`), and `peer`, the cell that stands by for it. The rest matters to the directory alone:
+    `weight`, its share of new tenants; `capacity`, the events per second that it was tested for; and `storage_address`, where its storage
+    role listens (gRPC) when that is a process of its own."""
 
     cell: CellId
     region: RegionName

@@ -1633,6 +1633,7 @@ class CellEndpoint(_message.Message):
     REGION_FIELD_NUMBER: _builtins.int
     GRPC_ADDRESS_FIELD_NUMBER: _builtins.int
     HTTP_ADDRESS_FIELD_NUMBER: _builtins.int
+    PEER_FIELD_NUMBER: _builtins.int
     cell: _builtins.str
     """The cell."""
     region: _builtins.str
@@ -1641,6 +1642,8 @@ class CellEndpoint(_message.Message):
     """Address of its gRPC port, `host:port`."""
     http_address: _builtins.str
     """Address of its HTTP port, `host:port`."""
+    peer: _builtins.str
+    """The cell whose ingest takes its writes while it is lost, as handoff; empty when there is none."""
     def __init__(
         self,
         *,
@@ -1648,10 +1651,11 @@ class CellEndpoint(_message.Message):
         region: _builtins.str = ...,
         grpc_address: _builtins.str = ...,
         http_address: _builtins.str = ...,
+        peer: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell", b"cell", "grpc_address", b"grpc_address", "http_address", b"http_address", "region", b"region"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell", b"cell", "grpc_address", b"grpc_address", "http_address", b"http_address", "peer", b"peer", "region", b"region"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
