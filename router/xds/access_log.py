@@ -11,6 +11,7 @@ from envoy.extensions.access_loggers.stream.v3 import stream_pb2
 
 from router.xds import headers
 from router.xds.describe import type_of
+from router.xds.upstream import CELL
 
 # How often a request that went wrong is told, of a hundred: an outage may not fill a disk with lines that say the same.
 FAILURES_PERCENT: Final = 10.0
@@ -24,6 +25,7 @@ _FORMAT: Final = {
     "tenant": f"%REQ({headers.TENANT})%",
     "cell": f"%REQ({headers.STAMP[1]})%",
     "upstream": "%UPSTREAM_CLUSTER_RAW%",
+    "taken_by": f"%UPSTREAM_METADATA({headers.METADATA}:{CELL})%",
     "protocol": "%PROTOCOL%",
     "tls": "%DOWNSTREAM_TLS_VERSION%",
     "method": "%REQ(:METHOD):16%",

@@ -33,9 +33,10 @@ def compile_whole(table: Table, listen: Listen, before: Compiled | None = None) 
     """From a whole table; shards that are as `before` are not rendered again. Raises Failure(SNAPSHOT_REFUSED)."""
     edge = lower(table)
     parts, routes = _routes(edge, before)
+    pairs = [(up, edge.peer_of(up)) for up in edge.upstreams]
     types = {
-        CDS: _named(resource(up.cluster, cluster(up)) for up in edge.upstreams),
-        EDS: _named(resource(up.cluster, endpoints(up)) for up in edge.upstreams if uses_eds(up)),
+        CDS: _named(resource(up.cluster, cluster(up, peer)) for up, peer in pairs),
+        EDS: _named(resource(up.cluster, endpoints(up, peer)) for up, peer in pairs if uses_eds(up, peer)),
         LDS: _named([resource(NAME, listener(edge, listen))]),
         SRDS: _named(resource(render.scope_name(shard), render.scope(shard)) for shard in (NO_SHARD, *SHARDS)),
         RDS: routes,

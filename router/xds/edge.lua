@@ -1,7 +1,8 @@
 -- Finds a request's credential, refuses what the headers alone forbid, and names the entry of the route table to look up.
 -- Raw keys go no further than this filter and the cell. Generated in front of this file: sha256, and the values ZONE (string),
 -- FOREIGN (zone -> {status, grpc, body, message, details, endpoint}), ELSEWHERE, NO_CREDENTIAL, NO_ROUTE ({status, grpc, body, message, details}),
--- SERVICES (the paths in front of the public gRPC services' methods), HTTP_MILLIS (how long an HTTP request may take).
+-- SERVICES (the paths in front of the public gRPC services' methods), INGEST (that of those which write), HTTP_MILLIS (how long an HTTP
+-- request may take), WRITE_MILLIS (how long an attempt at a write may).
 local KEY_CHARS_MAX = 512
 local ZONE_CHARS_MAX = 15
 
@@ -107,5 +108,8 @@ function envoy_on_request(handle)
   headers:replace("x-dataflow-shard", hash:sub(1, 2))
   -- A stream may last; any other answer has to come in time. What a client says of it was removed before.
   if not grpc then headers:replace("x-envoy-upstream-rq-timeout-ms", HTTP_MILLIS) end
+  -- An attempt at a write ends sooner, so that a cell which stands still keeps none: the second one is the peer's.
+  local writes = not grpc and headers:get(":method") == "POST" or grpc and path:sub(1, #INGEST) == INGEST
+  if writes then headers:replace("x-envoy-upstream-rq-per-try-timeout-ms", WRITE_MILLIS) end
   handle:clearRouteCache()
 end

@@ -13,3 +13,5 @@ SHARD: Final = "x-dataflow-shard"
 TENANT: Final = "x-dataflow-tenant"
 STAMP: Final = (TENANT, "x-dataflow-cell", "x-dataflow-epoch")
 PREFIX: Final = "x-dataflow-"
+# Under which routes and endpoints say in their metadata whose they are.
+METADATA: Final = "dataflow"

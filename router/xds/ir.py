@@ -36,13 +36,14 @@ Shard = Mapping[KeyHash, Entry]
 
 
 class Upstream(NamedTuple):
-    """One port of one cell of the zone."""
+    """One port of one cell of the zone. `peer` is the cell of this zone, if it has one, that takes its requests while it is lost."""
 
     cell: CellId
     protocol: Protocol
     region: str
     host: str
     port: int
+    peer: CellId | None = None
 
     @property
     def cluster(self) -> str:
@@ -62,6 +63,11 @@ class Edge:
     upstreams: tuple[Upstream, ...]
     shards: Mapping[str, Shard]
     foreign: tuple[tuple[ZoneName, str], ...]
+
+    def peer_of(self, upstream: Upstream) -> Upstream | None:
+        """The same port of its peer: the only other place that its requests may go to."""
+        wanted = (upstream.peer, upstream.protocol)
+        return next((other for other in self.upstreams if (other.cell, other.protocol) == wanted), None)
 
 
 def cluster_of(cell: CellId, protocol: Protocol) -> str:

@@ -20,7 +20,7 @@ def lower(table: Table) -> Edge:
     for name in table.tenants:
         for key, entry in _entries(name, table):
             _put(shards[shard_of(key)], key, entry)
-    upstreams = tuple(up for name in sorted(table.cells) for up in _upstreams(table.cells[name]))
+    upstreams = tuple(up for name in sorted(table.cells) for up in _upstreams(table.cells[name], table))
     foreign = tuple(sorted((zone, url) for zone, url in table.zones.items() if zone != table.zone))
     return Edge(table.zone, table.revision, upstreams, shards, foreign)
 
@@ -64,10 +64,11 @@ def _put(shard: dict[KeyHash, Entry], key: KeyHash, entry: Entry) -> None:
     shard[key] = entry
 
 
-def _upstreams(cell: CellEndpoint) -> Iterator[Upstream]:
+def _upstreams(cell: CellEndpoint, table: Table) -> Iterator[Upstream]:
+    peer = cell.peer if cell.peer in table.cells and cell.peer != cell.cell else None
     for protocol in PROTOCOLS:
         address = cell.grpc_address if protocol == "grpc" else cell.http_address
         host, _, port = address.rpartition(":")
         if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
             raise Failure(Reason.SNAPSHOT_REFUSED, f"cell {cell.cell} has no {protocol} address host:port")
-        yield Upstream(cell.cell, protocol, cell.region, host, int(port))
+        yield Upstream(cell.cell, protocol, cell.region, host, int(port), peer)

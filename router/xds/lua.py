@@ -9,6 +9,7 @@ from typing import Final
 from dataflow.ingest.v1 import ingest_pb2
 from dataflow.storage.v1 import query_pb2
 from kernel.errors import Reason
+from kernel.limits import APPEND_SECONDS_MAX
 from router.xds import refusals
 from router.xds.ir import Edge
 
@@ -16,6 +17,8 @@ _HERE: Final = Path(__file__).parent
 # The very first scope is chosen before early header mutation, so the route that was cached then must be forgotten before `cors`.
 CLEAR_ROUTE_CACHE: Final = "function envoy_on_request(handle) handle:clearRouteCache() end"
 HTTP_SECONDS: Final = 30
+# A cell answers a write within APPEND_SECONDS_MAX, if only to say that its log is away: after this one it is not slow but silent.
+WRITE_SECONDS: Final = APPEND_SECONDS_MAX + 2
 PUBLIC_SERVICES: Final = (ingest_pb2.DESCRIPTOR.services_by_name["IngestService"], query_pb2.DESCRIPTOR.services_by_name["QueryService"])
 
 
@@ -30,6 +33,8 @@ def source(edge: Edge) -> str:
         "NO_ROUTE": _table(_answer(Reason.NO_ROUTE)),
         "SERVICES": "{" + ",".join(_quote(f"/{service.full_name}/") for service in PUBLIC_SERVICES) + "}",
         "HTTP_MILLIS": _quote(str(HTTP_SECONDS * 1_000)),
+        "INGEST": _quote(f"/{PUBLIC_SERVICES[0].full_name}/"),
+        "WRITE_MILLIS": _quote(str(int(WRITE_SECONDS * 1_000))),
     }
     head = "\n".join(f"local {name} = {value}" for name, value in values.items())
     return "\n".join([(_HERE / "sha256.lua").read_text(), head, (_HERE / "edge.lua").read_text()])

@@ -14,8 +14,8 @@ from google.protobuf import struct_pb2
 
 from kernel.ids import TenantId
 from router.xds.describe import type_of
+from router.xds.headers import METADATA
 
-METADATA: Final = "dataflow"
 _TENANT: Final = "tenant"
 _RATE: Final = "rate"
 RATES: Final = tuple(1 << power for power in range(21))

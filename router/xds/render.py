@@ -9,6 +9,8 @@ from typing import Any, Final
 from envoy.config.core.v3 import base_pb2
 from envoy.config.route.v3 import route_components_pb2, route_pb2, scoped_route_pb2
 from envoy.extensions.filters.http.cors.v3 import cors_pb2
+from envoy.extensions.retry.host.previous_hosts.v3 import previous_hosts_pb2
+from envoy.extensions.retry.priority.previous_priorities.v3 import previous_priorities_config_pb2 as previous_priorities_pb2
 from envoy.extensions.router.cluster_specifiers.matcher.v3 import matcher_pb2 as specifier_pb2
 from envoy.type.matcher.v3 import http_inputs_pb2
 from google.protobuf import json_format
@@ -16,13 +18,17 @@ from xds.type.matcher.v3 import matcher_pb2
 
 from kernel.errors import Reason
 from kernel.ids import CellId, KeyHash
-from kernel.limits import STREAM_SECONDS_MAX
+from kernel.limits import BATCH_BYTES_HARD_MAX, KIB, STREAM_SECONDS_MAX
 from router.xds import refusals
-from router.xds.headers import LOOKUP, NO_SHARD, SHARD, STAMP
+from router.xds.headers import LOOKUP, METADATA, NO_SHARD, SHARD, STAMP
 from router.xds.ir import PROTOCOLS, Deny, Entry, Forward, Protocol, Shard, cluster_of
-from router.xds.rate import METADATA, metadata
+from router.xds.rate import metadata
 from router.xds.refusals import RETRY_AFTER_SECONDS
 
+RETRY_MILLIS: Final = 5
+HOST_PICKS_MAX: Final = 3
+# What is larger cannot be sent again: Envoy keeps no more of a body.
+RETRIED_BYTES_MAX: Final = BATCH_BYTES_HARD_MAX + 64 * KIB
 STREAM_SECONDS_HARD_MAX: Final = int(STREAM_SECONDS_MAX) + 30
 _OVERWRITE: Final = base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
 _ROUTE_TYPE: Final = f"type.googleapis.com/{route_components_pb2.Route.DESCRIPTOR.full_name}"
@@ -101,9 +107,8 @@ def _host(keys: bool) -> bytes:
     """A serialized VirtualHost, but for its keys."""
     host = route_components_pb2.VirtualHost(name="all", domains=["*"])
     host.request_headers_to_remove.extend((LOOKUP, SHARD))
-    # A shed request (429, RESOURCE_EXHAUSTED) is never sent again: only one that cannot have reached the cell.
-    host.retry_policy.retry_on = "connect-failure,refused-stream"
-    host.retry_policy.num_retries.value = 1
+    host.request_body_buffer_limit.value = RETRIED_BYTES_MAX
+    _retries(host.retry_policy)
     unknown = _denied(Reason.UNKNOWN_KEY)
     if keys:
         host.matcher.matcher_tree.input.CopyFrom(_header_input(LOOKUP))
@@ -111,6 +116,19 @@ def _host(keys: bool) -> bytes:
     else:
         host.matcher.CopyFrom(unknown)
     return _bytes(host)
+
+
+def _retries(policy: Any) -> None:
+    """One second attempt, of what got no answer, at the cell's peer where it has one. An answer is never repeated, whichever it is: of a
+    shed request (429, RESOURCE_EXHAUSTED) the peer hears nothing. That a write may have been taken is no harm: message ids tell."""
+    policy.retry_on = "connect-failure,refused-stream,reset"
+    policy.num_retries.value = 1
+    policy.retry_back_off.base_interval.FromMilliseconds(RETRY_MILLIS)
+    policy.retry_priority.name = "envoy.retry_priorities.previous_priorities"
+    policy.retry_priority.typed_config.Pack(previous_priorities_pb2.PreviousPrioritiesConfig(update_frequency=1))
+    predicate = policy.retry_host_predicate.add(name="envoy.retry_host_predicates.previous_hosts")
+    predicate.typed_config.Pack(previous_hosts_pb2.PreviousHostsPredicate())
+    policy.host_selection_retry_max_attempts = HOST_PICKS_MAX
 
 
 def _part(key: KeyHash, entry: Entry) -> bytes:

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
+from envoy.config.cluster.v3 import cluster_pb2
+from envoy.config.endpoint.v3 import endpoint_pb2
 from google.protobuf import any_pb2, descriptor_pool, message_factory
 
 from router.xds.ir import Edge
@@ -70,7 +72,8 @@ def references(message: Any) -> Iterator[str]:
 
 def consistent(snapshot: Snapshot, edge: Edge) -> tuple[str, ...]:
     """What is wrong with a snapshot of `edge`; nothing when it may be published (rules 9 and 12)."""
-    return tuple(_problems(snapshot, {f"{up.host}:{up.port}" for up in edge.upstreams}))
+    addresses = {f"{up.host}:{up.port}" for up in edge.upstreams}
+    return (*_problems(snapshot, addresses), *_misled(snapshot, edge))
 
 
 def _problems(snapshot: Snapshot, addresses: set[str]) -> Iterator[str]:
@@ -89,6 +92,31 @@ def _problems(snapshot: Snapshot, addresses: set[str]) -> Iterator[str]:
     for name, cluster in clusters.items():
         if not cluster.refers and name not in endpoints:
             yield f"the cluster {name} has no endpoints"
+
+
+def _misled(snapshot: Snapshot, edge: Edge) -> Iterator[str]:
+    """Clusters that lead elsewhere than to their cell, and after it to its peer in this zone."""
+    for up in edge.upstreams:
+        peer = edge.peer_of(up)
+        wanted = [(priority, f"{place.host}:{place.port}") for priority, place in enumerate((up, peer)) if place is not None]
+        for found in _assignments(snapshot, up.cluster):
+            led = [
+                (places.priority, address)
+                for places in found.endpoints
+                for place in places.lb_endpoints
+                for address in references(place.endpoint)
+            ]
+            if led != wanted:
+                yield f"{up.cluster} leads to {led}, and not to its cell and then its peer: {wanted}"
+
+
+def _assignments(snapshot: Snapshot, name: str) -> Iterator[Any]:
+    """What says where the cluster `name` leads: its endpoints, or the cluster itself when it is told by host names."""
+    clusters, endpoints = snapshot.types.get(CDS, {}), snapshot.types.get(EDS, {})
+    if name in endpoints:
+        yield endpoint_pb2.ClusterLoadAssignment.FromString(endpoints[name].body)
+    if name in clusters and clusters[name].refers:
+        yield cluster_pb2.Cluster.FromString(clusters[name].body).load_assignment
 
 
 def _parts(message: Any) -> Iterator[Any]:

@@ -43,7 +43,7 @@ def resources() -> dict[str, object]:
         tenant("initech", "a1", 1, source("app", "key of initech"), suspended=True),
         tenant("globex", "b1", 1, source("old", "key of globex", revoked=True)),
     )
-    compiled = compile_whole(table(42, tenants, (cell("a1"), cell("b1", 7_100))), Listen("127.0.0.1", 8_080))
+    compiled = compile_whole(table(42, tenants, (cell("a1", peer="b1"), cell("b1", 7_100))), Listen("127.0.0.1", 8_080))
     snapshot = compiled.snapshot
     shown = {"cluster": ["a1/grpc", "a1/http"], "endpoints": ["a1/grpc"], "listener": ["edge"], "scope": ["scope-00"]}
     keys = [hash_of(f"key of {name}") for name in ("acme", "initech", "globex")]

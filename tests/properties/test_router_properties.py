@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import pytest
+from envoy.config.cluster.v3 import cluster_pb2
+from envoy.config.endpoint.v3 import endpoint_pb2
 from envoy.config.route.v3 import route_components_pb2, route_pb2
 from envoy.extensions.router.cluster_specifiers.matcher.v3 import matcher_pb2 as specifier_pb2
 from envoy.type.matcher.v3 import http_inputs_pb2
@@ -12,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernel.errors import Reason
-from kernel.ids import KeyHash, TenantId, hash_of
+from kernel.ids import CellId, KeyHash, TenantId, hash_of
 from router.placement import codec
 from router.placement.decide import Refused, Routed, decide
 from router.placement.place import place
@@ -23,8 +26,10 @@ from router.xds.ir import PROTOCOLS, Protocol, shard_of
 from router.xds.listener import Listen
 from router.xds.lower import SLUG_PREFIX
 from router.xds.render import routes_name
-from router.xds.snapshot import CDS, EDS, RDS, SRDS, Snapshot, consistent, references
+from router.xds.snapshot import CDS, EDS, RDS, SRDS, Snapshot, consistent, references, resource
+from router.xds.upstream import cluster, endpoints, uses_eds
 from tests.support.router_words import EU, cell, tables, tenant
+from tests.support.router_words import table as table_of
 
 LISTEN = Listen("127.0.0.1", 8_080)
 NAMES = [TenantId(f"tenant-{number}") for number in range(400)]
@@ -83,6 +88,32 @@ def test_no_upstream_lies_out_of_the_zone(table: Table) -> None:
 
 @FEW
 @given(table=tables())
+def test_a_cluster_leads_to_its_cell_and_then_to_its_peer_in_the_zone(table: Table) -> None:
+    """Law (rule 12): priority 0 is the cell, priority 1 its peer's same port if that is another cell of the zone, and there is no third."""
+    snapshot = compile_whole(table, LISTEN).snapshot
+    for held in table.cells.values():
+        peer = table.cells.get(held.peer) if held.peer and held.peer != held.cell else None
+        for protocol in PROTOCOLS:
+            places = [one.grpc_address if protocol == "grpc" else one.http_address for one in (held, peer) if one]
+            assert _led(snapshot, f"{held.cell}/{protocol}") == list(enumerate(places))
+
+
+@FEW
+@given(table=tables(), data=st.data())
+def test_a_snapshot_that_leads_past_the_peer_is_seen(table: Table, data: st.DataObject) -> None:
+    """Law (rules 9 and 12): another cell of the zone, one of another zone, one too few and one too many are problems."""
+    compiled = compile_whole(table, LISTEN)
+    up = data.draw(st.sampled_from(compiled.edge.upstreams))
+    peer = compiled.edge.peer_of(up)
+    stranger = up._replace(cell=CellId("us-a"), host="10.1.0.1")
+    wrong = data.draw(st.sampled_from([one for one in (*compiled.edge.upstreams, stranger, None) if one != peer]))
+    kind, made = (EDS, endpoints(up, wrong)) if uses_eds(up, wrong) else (CDS, cluster(up, wrong))
+    planted = {**compiled.snapshot.types[kind], up.cluster: resource(up.cluster, made)}
+    assert any(up.cluster in problem for problem in consistent(Snapshot(1, {**compiled.snapshot.types, kind: planted}), compiled.edge))
+
+
+@FEW
+@given(table=tables())
 def test_the_directory_and_envoy_agree(table: Table) -> None:
     """Law (rule 20): for every tenant, key and slug the compiled route is what `decide` says, on both protocols."""
     snapshot = compile_whole(table, LISTEN).snapshot
@@ -120,7 +151,7 @@ def test_an_inconsistent_snapshot_is_seen(table: Table, victim: str) -> None:
     compiled = compile_whole(table, LISTEN)
     assert consistent(compiled.snapshot, compiled.edge) == ()
     used = {c for one in compiled.snapshot.types[RDS].values() for c in one.refers}
-    if victim == SRDS or (victim == CDS and not used):
+    if victim == SRDS or (victim == CDS and not used) or not compiled.snapshot.types[victim]:
         return
     lacking = Snapshot(1, {**compiled.snapshot.types, victim: {}})
     assert consistent(lacking, compiled.edge)
@@ -135,12 +166,26 @@ def test_updates_survive_the_wire(table: Table) -> None:
     assert (parsed.revision, parsed.cells, parsed.zones) == (table.revision, table.cells, table.zones)
 
 
-def test_a_leading_address_that_is_a_name_is_resolved_by_envoy() -> None:
-    """Law: cells named by host names get no endpoints by EDS, and the snapshot is still consistent."""
-    named = cell("a1")
-    named = type(named)(named.cell, named.region, "a1.cells.internal:7000", "a1.cells.internal:7001")
-    table = Table(EU, 1, {TenantId("one"): tenant("one")}, {named.cell: named}, {})
-    assert compile_whole(table, LISTEN).snapshot.types[EDS] == {}
+@pytest.mark.parametrize(("home", "peer"), [("a1.internal", "b1.internal"), ("10.0.0.1", "b1.internal"), ("a1.internal", "10.0.0.1")])
+def test_an_address_that_is_a_name_is_resolved_by_envoy(home: str, peer: str) -> None:
+    """Law: with a host name among them a cluster's addresses come with the cluster, and not by EDS."""
+    cells = (cell("a1", 7_000, peer="b1", host=home), cell("b1", 7_100, host=peer))
+    snapshot = compile_whole(table_of(1, (tenant("one"),), cells), LISTEN).snapshot
+    assert snapshot.types[EDS].keys() == ({"b1/grpc", "b1/http"} if peer == "10.0.0.1" else set())
+    assert _led(snapshot, "a1/http") == [(0, f"{home}:7001"), (1, f"{peer}:7101")]
+
+
+def _led(snapshot: Snapshot, name: str) -> list[tuple[int, str]]:
+    """Priority and address of each endpoint of a cluster."""
+    held = snapshot.types[EDS].get(name)
+    if held is not None:
+        assignment = endpoint_pb2.ClusterLoadAssignment.FromString(held.body)
+    else:
+        assignment = cluster_pb2.Cluster.FromString(snapshot.types[CDS][name].body).load_assignment
+    addresses = [
+        (places.priority, place.endpoint.address.socket_address) for places in assignment.endpoints for place in places.lb_endpoints
+    ]
+    return [(priority, f"{address.address}:{address.port_value}") for priority, address in addresses]
 
 
 def _agrees(snapshot: Snapshot, key: KeyHash, outcome: Routed | Refused, name: TenantId) -> None:

@@ -12,9 +12,10 @@ EU = ZoneName("eu")
 ZONES = {EU: "https://eu.ingest.test", ZoneName("us"): "https://us.ingest.test"}
 
 
-def cell(name: str, port: int = 7_000, weight: float = 1.0) -> CellEndpoint:
+def cell(name: str, port: int = 7_000, weight: float = 1.0, peer: str | None = None, host: str = "10.0.0.1") -> CellEndpoint:
     """A cell on two ports."""
-    return CellEndpoint(CellId(name), RegionName("eu-west-1"), f"10.0.0.1:{port}", f"10.0.0.1:{port + 1}", weight)
+    addresses = (f"{host}:{port}", f"{host}:{port + 1}")
+    return CellEndpoint(CellId(name), RegionName("eu-west-1"), *addresses, weight, peer=CellId(peer) if peer else None)
 
 
 def source(name: str, *keys: str, revoked: bool = False) -> Source:
@@ -34,8 +35,11 @@ def table(revision: int, tenants: tuple[Tenant, ...], cells: tuple[CellEndpoint,
 
 @st.composite
 def tables(draw: st.DrawFn, tenants_max: int = 8) -> Table:
-    """A consistent table: some cells with distinct addresses, tenants in them, keys of all states."""
-    cells = tuple(cell(f"c{number}-a", 7_000 + 2 * number) for number in range(draw(st.integers(1, 4))))
+    """A consistent table: some cells with distinct addresses and peers in the zone, out of it and of no such name, tenants in them, keys of
+    all states."""
+    names = [f"c{number}-a" for number in range(draw(st.integers(1, 4)))]
+    peers, hosts = st.none() | st.sampled_from([*names, "us-a", "nowhere-a"]), st.sampled_from(["10.0.0.1", "cells.eu.internal"])
+    cells = tuple(cell(name, 7_000 + 2 * number, 1.0, draw(peers), draw(hosts)) for number, name in enumerate(names))
     tenants = []
     for number in range(draw(st.integers(0, tenants_max))):
         sources = tuple(
