@@ -27,7 +27,8 @@ from kernel.ids import ZoneName, parse_key
 from kernel.process.journal import Signer
 from router.placement.memory import MemoryStore
 from router.placement.table import CellEndpoint, Tenant
-from tests.support.edge_room import TinyCell, directory
+from tests.support.edge_room import directory
+from tests.support.tiny_cell import TinyCell
 
 
 class Zone:

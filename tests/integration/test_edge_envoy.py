@@ -19,10 +19,11 @@ from kernel.process.journal import Signer
 from router import metrics
 from router.placement.decide import Routed, decide
 from router.xds.headers import STAMP
-from router.xds.lua import HTTP_SECONDS
+from router.xds.lua import HTTP_SECONDS, WRITE_SECONDS
 from router.xds.snapshot import RDS, Snapshot, resource
-from tests.support.edge_room import Ports, Room, agent, directory, envoy, http_client, running_edge, tiny_cell
+from tests.support.edge_room import Ports, Room, agent, directory, envoy, http_client, running_edge
 from tests.support.processes import eventually, free_port
+from tests.support.tiny_cell import tiny_cell
 
 pytestmark = pytest.mark.envoy
 SIGNER = Signer(bytes(range(32)))
@@ -77,12 +78,19 @@ async def test_what_only_the_edge_may_say_is_stripped(room: Room) -> None:
 
 
 async def test_how_long_a_request_may_take_is_the_edges_to_say(room: Room) -> None:
-    """Law: an answer over HTTP has to come within a bound, a call may stream; what a client says of timeouts and more attempts is gone."""
+    """Law: an answer over HTTP has to come within a bound, a call may stream, an attempt at a write has a bound of its own; what a client
+    says of timeouts and more attempts is gone."""
     own = ("upstream-rq-timeout-ms", "upstream-rq-per-try-timeout-ms", "expected-rq-timeout-ms", "retry-on", "max-retries", "retry-grpc-on")
     said = {f"x-envoy-{name}": "7" for name in own}
-    over_http = (await room.http.post("/v1/batch", headers={**said, "x-api-key": room.keys["acme"]})).json()
-    over_grpc = await room.say(**said, x_api_key=room.keys["acme"])
-    for echo, bound in ((over_http, str(HTTP_SECONDS * 1_000)), (over_grpc, None)):
+    headers = {**said, "x-api-key": room.keys["acme"]}
+    write, whole = f"{WRITE_SECONDS * 1_000:.0f}", str(HTTP_SECONDS * 1_000)
+    cases = [
+        ((await room.http.post("/v1/batch", headers=headers)).json(), write),
+        ((await room.http.get("/v1/events", headers=headers)).json(), whole),
+        (await room.say(**headers), write),
+        (await room.say("/dataflow.storage.v1.QueryService/ListEvents", **headers), None),
+    ]
+    for echo, bound in cases:
         assert echo["headers"].get("x-envoy-expected-rq-timeout-ms") == bound
         assert "7" not in [value for name, value in echo["headers"].items() if name.startswith("x-envoy-")]
 

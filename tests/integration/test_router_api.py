@@ -26,9 +26,10 @@ from router.placement.memory import MemoryStore
 from router.placement.steps import CreateTenant
 from router.placement.store import REPLAY_CHANGES_MAX, Change, Intent
 from router.placement.table import Table, Topology, empty
-from tests.support.edge_room import EU, FOLLOWER, OPERATOR, VIEWER, Directory, TinyCell, directory
+from tests.support.edge_room import EU, FOLLOWER, OPERATOR, VIEWER, Directory, directory
 from tests.support.processes import eventually
 from tests.support.router_words import cell
+from tests.support.tiny_cell import TinyCell
 
 SIGNER = Signer(b"d" * 32)
 CELLS = [TinyCell(cell("a1")), TinyCell(cell("b1", 7_100))]

@@ -21,10 +21,11 @@ from dataflow.routing.v1 import routing_pb2_grpc
 from kernel.process.journal import Signer
 from kernel.process.settings import BadSettings
 from router import config
-from tests.support.edge_room import TinyCell, http_client, tiny_cell
+from tests.support.edge_room import http_client
 from tests.support.envoy import Envoy
 from tests.support.postgres import Databases
 from tests.support.processes import eventually, free_port
+from tests.support.tiny_cell import TinyCell, tiny_cell
 
 pytestmark = [pytest.mark.envoy, pytest.mark.postgres]
 SEED = bytes(range(32))

@@ -19,11 +19,12 @@ from router.xds.bootstrap import EdgeIdentity, bootstrap
 from router.xds.compile import compile_whole
 from router.xds.listener import Listen
 from router.xds.snapshot import CDS, LDS
-from tests.support.edge_room import http_client, tiny_cell
+from tests.support.edge_room import http_client
 from tests.support.envoy import Envoy
 from tests.support.otlp import Collector, collecting
 from tests.support.processes import eventually, free_port
 from tests.support.router_words import EU, cell, source, table, tenant
+from tests.support.tiny_cell import tiny_cell
 
 KEY = "some key"
 

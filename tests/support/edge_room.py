@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -15,20 +16,14 @@ import aiohttp
 import grpc
 import pytest
 from google.rpc import error_details_pb2
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 
 from dataflow.routing.v1 import routing_pb2 as pb
 from dataflow.routing.v1 import routing_pb2_grpc
-from kernel.ids import CellId, RegionName, ZoneName
+from kernel.ids import RegionName, ZoneName
 from kernel.metrics import MemoryMeter
 from kernel.process.clock import SystemClock
 from kernel.process.journal import FileJournal, Signer
-from router import probes
 from router.agent.follow import Follower
 from router.agent.keeper import Keeper
 from router.api import server as api
@@ -38,18 +33,21 @@ from router.api.service import RouterService
 from router.api.tokens import Principal, Role, tokens_of
 from router.evacuation.api_cells import GrpcCells
 from router.placement.memory import MemoryStore
-from router.placement.table import CellEndpoint, Topology
+from router.placement.table import Topology
 from router.xds import server as xds
 from router.xds.bootstrap import EdgeIdentity, bootstrap
 from router.xds.listener import Listen
 from tests.support.envoy import Envoy
 from tests.support.processes import eventually, free_port
+from tests.support.tiny_cell import LoneCell, TinyCell, tiny_cell
 
 EU = ZoneName("eu")
 OPERATOR, FOLLOWER = "operator-token-of-tests", "follower-token-of-tests"
 VIEWER = Principal("vera", Role.VIEWER, "viewer-token-of-tests")
 ZONES = ((EU, "http://eu.test"), (ZoneName("us"), "https://us.test"))
 STAMPS = ("x-dataflow-tenant", "x-dataflow-cell", "x-dataflow-epoch")
+CLIENT_SECONDS = 15.0  # that a client waits for an answer
+Cell = TinyCell | LoneCell
 SAY = "/dataflow.ingest.v1.IngestService/Say"  # no such method: the tiny cell echoes what the edge lets through
 
 
@@ -88,7 +86,8 @@ class Http:
 
     async def ask(self, method: str, path: str, headers: dict[str, str] | None = None, content: bytes | None = None) -> Answer:
         """Raises aiohttp.ClientError when there is no answer."""
-        async with self._session.request(method, self._base + path, headers=headers, data=content, allow_redirects=False) as answer:
+        body = io.BytesIO(content) if content else None
+        async with self._session.request(method, self._base + path, headers=headers, data=body, allow_redirects=False) as answer:
             return Answer(answer.status, {name.lower(): value for name, value in answer.headers.items()}, await answer.read())
 
     async def get(self, path: str, headers: dict[str, str] | None = None) -> Answer:
@@ -103,55 +102,8 @@ class Http:
 @contextlib.asynccontextmanager
 async def http_client(port: int) -> AsyncIterator[Http]:
     """A client of 127.0.0.1."""
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=CLIENT_SECONDS)) as session:
         yield Http(session, f"http://127.0.0.1:{port}")
-
-
-@dataclass
-class TinyCell:
-    """A cell that answers every path and method with the headers that reached it, on both ports."""
-
-    endpoint: CellEndpoint
-
-
-@contextlib.asynccontextmanager
-async def tiny_cell(name: str) -> AsyncIterator[TinyCell]:
-    """Real HTTP and gRPC servers with health."""
-    grpc_port, http_port = free_port(), free_port()
-
-    async def echo(request: Request) -> Response:
-        if request.url.path == "/v1/shed":
-            return JSONResponse({"code": "OVERLOADED", "message": "shed"}, 429, {"retry-after": "2"})
-        if request.url.path.startswith("/v1/answer/"):
-            return JSONResponse({}, int(request.url.path.rpartition("/")[2]))
-        return JSONResponse({"cell": name, "path": request.url.path, "headers": dict(request.headers)})
-
-    async def readyz(_: Request) -> Response:
-        return JSONResponse({"status": "ok"})
-
-    app = Starlette(routes=[Route("/readyz", readyz), Route("/{rest:path}", echo, methods=["GET", "POST", "PUT"])])
-    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-    probe = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(probe, server)
-    server.add_generic_rpc_handlers((_Echo(name),))
-    server.add_insecure_port(f"127.0.0.1:{grpc_port}")
-    await server.start()
-    await probe.set("", health_pb2.HealthCheckResponse.SERVING)
-    async with probes.serving(app, "127.0.0.1", http_port):
-        yield TinyCell(CellEndpoint(CellId(name), RegionName("eu-west-1"), f"127.0.0.1:{grpc_port}", f"127.0.0.1:{http_port}"))
-    await server.stop(0)
-
-
-class _Echo(grpc.GenericRpcHandler):
-    def __init__(self, cell: str) -> None:
-        self._cell = cell
-
-    def service(self, details: Any) -> Any:
-        async def say(_: bytes, context: Any) -> bytes:
-            metadata = {key: value for key, value in context.invocation_metadata() if isinstance(value, str)}
-            return json.dumps({"cell": self._cell, "headers": metadata}).encode()
-
-        return grpc.unary_unary_rpc_method_handler(say)
 
 
 @dataclass
@@ -174,7 +126,11 @@ class Directory:
 
 @contextlib.asynccontextmanager
 async def directory(
-    cells: list[TinyCell], signer: Signer, store: MemoryStore | None = None, bind: str = "127.0.0.1:0", operator: str = OPERATOR
+    cells: Sequence[Cell],
+    signer: Signer,
+    store: MemoryStore | None = None,
+    bind: str = "127.0.0.1:0",
+    operator: str = OPERATOR,
 ) -> AsyncIterator[Directory]:
     """A directory over real gRPC."""
     held = store or MemoryStore(EU)
@@ -252,7 +208,7 @@ def envoy(folder: Path, ports: Ports) -> Envoy:
 class Room:
     """Everything running, two tenants in two cells, a client."""
 
-    cells: list[TinyCell]
+    cells: Sequence[Cell]
     directory: Directory
     agent: Agent
     envoy: Envoy
@@ -269,7 +225,7 @@ class Room:
     async def say(self, method: str = SAY, **metadata: str) -> dict[str, Any]:
         """One gRPC call through the edge; the cell's echo."""
         call: Any = self.channel.unary_unary(method)
-        answer = await call(b"", metadata=tuple((k.replace("_", "-"), v) for k, v in metadata.items()), timeout=5)
+        answer = await call(b"", metadata=tuple((k.replace("_", "-"), v) for k, v in metadata.items()), timeout=CLIENT_SECONDS)
         return dict(json.loads(answer))
 
     async def refusal(self, method: str = SAY, **metadata: str) -> tuple[grpc.StatusCode, str, grpc.aio.AioRpcError]:
@@ -285,7 +241,7 @@ class Room:
 
 
 @contextlib.asynccontextmanager
-async def populated(cells: list[TinyCell], signer: Signer) -> AsyncIterator[tuple[Directory, dict[str, str], dict[str, str]]]:
+async def populated(cells: Sequence[Cell], signer: Signer) -> AsyncIterator[tuple[Directory, dict[str, str], dict[str, str]]]:
     """A directory with a tenant of one source in each cell."""
     keys, slugs = {}, {}
     async with directory(cells, signer) as served:
@@ -297,12 +253,12 @@ async def populated(cells: list[TinyCell], signer: Signer) -> AsyncIterator[tupl
 
 
 @contextlib.asynccontextmanager
-async def running_edge(folder: Path, signer: Signer, listen: Listen | None = None) -> AsyncIterator[Room]:
-    """One running edge. `listen` says how it listens; its host and port are ours."""
+async def running_edge(folder: Path, signer: Signer, listen: Listen | None = None, cells: Sequence[Cell] = ()) -> AsyncIterator[Room]:
+    """One running edge. `listen` says how it listens; its host and port are ours. Without `cells` there are two tiny ones."""
     ports = Ports(free_port(), free_port(), free_port())
     async with contextlib.AsyncExitStack() as stack:
-        cells = [await stack.enter_async_context(tiny_cell(name)) for name in ("eu-west-1-a", "eu-central-1-a")]
-        served, keys, slugs = await stack.enter_async_context(populated(cells, signer))
+        used = cells or [await stack.enter_async_context(tiny_cell(name)) for name in ("eu-west-1-a", "eu-central-1-a")]
+        served, keys, slugs = await stack.enter_async_context(populated(used, signer))
         running = await stack.enter_async_context(agent(folder, served.address, signer.public_key, ports, listen))
         proxy = envoy(folder, ports)
         stack.callback(proxy.stop)
@@ -310,6 +266,6 @@ async def running_edge(folder: Path, signer: Signer, listen: Listen | None = Non
         await proxy.serving()
         http = await stack.enter_async_context(http_client(ports.edge))
         channel = await stack.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{ports.edge}"))
-        made = Room(cells, served, running, proxy, http, channel, keys, slugs, ports)
+        made = Room(used, served, running, proxy, http, channel, keys, slugs, ports)
         await made.live()
         yield made
