@@ -39,6 +39,41 @@ _READ_BY: Final = {
 }
 
 
+# Of Envoy's own vocabulary, what tells an operator about cells and their peers; a test looks each up at a real Envoy.
+ENVOY: Final = (
+    (
+        "envoy_cluster_membership_healthy",
+        "gauge",
+        "of a cell's cluster (`<cell>/grpc`, `<cell>/http`): how many of cell and peer pass",
+        "below `envoy_cluster_membership_total`: `/clusters` says which; see the runbook cell-is-lost",
+    ),
+    (
+        "envoy_cluster_endpoint_rq_total",
+        "counter",
+        "requests that each endpoint of a cell's cluster took, by address",
+        "the peer's rises: handoff is under way",
+    ),
+    (
+        "envoy_cluster_upstream_rq_retry",
+        "counter",
+        "second attempts",
+        "rising with a healthy cell: its connections end before answers",
+    ),
+    (
+        "envoy_cluster_upstream_rq_retry_overflow",
+        "counter",
+        "second attempts that were not made, being too many at once",
+        "rising: clients get 503 that the peer would have taken",
+    ),
+    (
+        "envoy_cluster_upstream_rq_per_try_timeout",
+        "counter",
+        "attempts at writes that got no answer in time",
+        "the cell stands still, or does not bound its appends",
+    ),
+)
+
+
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table."""
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
@@ -85,7 +120,15 @@ tenant's name may be a label; a person's never.
     groups = (("A cell", CELL_METRICS), ("A directory", router_metrics.DIRECTORY), ("An edge's agent", router_metrics.AGENT))
     for title, group in groups:
         text += f"\n## {title}\n\n" + table(("metric", "kind", "labels", "meaning", "when it looks wrong"), map(_metric, group))
-    return text
+    text += """
+## An edge's Envoy
+
+It has a vocabulary of its own, at `/stats/prometheus` of its admin page (`DATAFLOW_EDGE_ADMIN_ADDRESS`). What tells about cells and their
+peers:
+
+"""
+    rows = ((f"`{name}`", *rest) for name, *rest in ENVOY)
+    return text + table(("metric", "kind", "meaning", "when it looks wrong"), rows)
 
 
 def _metric(metric: Metric) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ import aiohttp
 import grpc
 import pytest
 
+from docs import generate
 from kernel.limits import BATCH_BYTES_HARD_MAX
 from kernel.process.journal import Signer
 from router.placement.table import CellEndpoint
@@ -246,7 +247,8 @@ async def test_a_write_that_a_cell_drops_is_sent_to_its_peer_whole(tmp_path: Pat
 
 
 async def test_operators_see_who_took_it(tmp_path: Path) -> None:
-    """Law: the access log names the cell that took a request beside the one whose it was; Envoy counts the requests of each endpoint."""
+    """Law: the access log names the cell that took a request beside the one whose it was; Envoy counts the requests of each endpoint,
+    and what docs/metrics.md names."""
     async with paired(tmp_path, Listen("", 0, access_percent=100.0)) as pair:
         pair.home.kill()
         await pair.wait_until_served_by(PEER)
@@ -258,7 +260,9 @@ async def test_operators_see_who_took_it(tmp_path: Path) -> None:
         await eventually(lambda: {(HOME, HOME), (HOME, PEER)} <= logged(), "both are logged", 15)
         url = f"http://127.0.0.1:{pair.room.ports.admin}/stats/prometheus"
         async with aiohttp.ClientSession() as session, session.get(url) as answer:
-            counted = [line for line in (await answer.text()).splitlines() if line.startswith("envoy_cluster_endpoint_rq_total")]
+            lines = (await answer.text()).splitlines()
+        assert [name for name, *_ in generate.ENVOY if not any(line.startswith(f"{name}{{") for line in lines)] == []
+        counted = [line for line in lines if line.startswith("envoy_cluster_endpoint_rq_total")]
         for address in (pair.peer.endpoint.http_address, pair.peer.endpoint.grpc_address):
             [taken] = [line for line in counted if address in line and f'envoy_cluster_name="{HOME}/' in line]
             assert int(taken.rpartition(" ")[2]) > 0

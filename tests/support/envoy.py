@@ -52,10 +52,10 @@ class Envoy:
         stats = json.loads(found)["stats"] if found else []
         return {one["name"]: one["value"] for one in stats if "name" in one}
 
-    async def lost(self, cluster: str) -> set[int]:
-        """The ports of those of the cluster's endpoints that fail their health checks."""
+    async def lost(self, upstream: str) -> set[int]:
+        """The ports of those of a cluster's endpoints that fail their health checks."""
         found = json.loads(await self._get("/clusters?format=json") or "{}").get("cluster_statuses", [])
-        hosts = [host for status in found if status["name"] == cluster for host in status.get("host_statuses", [])]
+        hosts = [host for status in found if status["name"] == upstream for host in status.get("host_statuses", [])]
         failing = [host for host in hosts if host["health_status"].get("failed_active_health_check")]
         return {int(host["address"]["socket_address"]["port_value"]) for host in failing}
 
