@@ -60,6 +60,8 @@ FETCH_WAIT_SECONDS: Final = 0.5  # for a record to come
 
 # Replication and handoff.
 REPLICATION_SECONDS_MAX: Final = 5.0  # that the other cell takes to answer, beside the wait for a record
+VIEW_SECONDS_MAX: Final = 3.0  # that what a site said of a cell counts
+FAILOVER_GAP_RECORDS_MAX: Final = 5_000  # known to be missing at a standby; a person decides whether a wider gap is worth it
 HANDOFF_EVENTS_PER_SECOND_MAX: Final = 12_500.0  # that a cell takes for homes that cannot be reached: half of what one was tested for
 
 # Processing and storage.

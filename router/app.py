@@ -20,14 +20,19 @@ from kernel.process.journal import FileJournal, Signer
 from kernel.process.settings import BadSettings
 from kernel.process.telemetry import PrometheusMeter
 from router import config, metrics, probes
+from router.agent.api_observe import GrpcSights
 from router.agent.follow import Follower
 from router.agent.keeper import Keeper
+from router.agent.observe import Observer
 from router.api import server as api
 from router.api.client import DirectoryFeed
 from router.api.mirror import open_mirror
 from router.api.service import RouterService
 from router.evacuation.api_cells import GrpcCells
+from router.evacuation.detect import WITNESS
 from router.evacuation.execute import Executor
+from router.evacuation.failover import Failovers
+from router.evacuation.lookout import Lookout
 from router.evacuation.make import Wiring
 from router.placement.postgres import open_store
 from router.xds import server as xds
@@ -50,13 +55,15 @@ async def run_directory(own: config.DirectorySettings, stop: asyncio.Event) -> N
         clock = SystemClock()
         cells = GrpcCells(lambda name: mirror.table.cells.get(name), signer, clock)
         moves = Executor(Wiring(store, cells, clock, meter, log, mirror.refresh, lambda name: mirror.table.tenants.get(name)))
-        service = RouterService(store, mirror, signer, meter, clock, secrets.token_bytes, cells, moves.making.progress)
+        failovers = Failovers(store, cells, clock, lambda: mirror.table, mirror.refresh)
+        lookout = Lookout(failovers, clock, meter, log, own.failover_after_seconds)
+        service = RouterService(store, mirror, signer, meter, clock, secrets.token_bytes, lookout, moves.making.progress)
 
         def status() -> dict[str, object]:
             return {"role": "directory", "zone": own.zone, "revision": mirror.table.revision, "tenants": len(mirror.table.tenants)}
 
         async with probes.serving(probes.application(lambda: health.problems, status, meter.exposition), *config.address(own.http_address)):
-            following = asyncio.create_task(_all(mirror.follow(stop), moves.run(stop)))
+            following = asyncio.create_task(_all(mirror.follow(stop), moves.run(stop), lookout.run(stop)))
             server = await api.serve(service, tokens, meter, own.grpc_address)
             health.set("start", None)
             log.info("serving", bind=own.grpc_address, revision=revision, tenants=len(mirror.table.tenants))
@@ -94,12 +101,37 @@ async def run_agent(own: config.AgentSettings, stop: asyncio.Event) -> None:
         return {**told, "refused": follower.last_refusal, "envoy": asdict(ads.status)}
 
     server = await xds.serve(ads, own.xds_address)
+    sights = GrpcSights(own.directory_address, own.follower_token())
+    observer = Observer(own.region, sights, SystemClock())
     async with probes.serving(probes.application(problems, status, meter.exposition), *config.address(own.http_address)):
-        following = asyncio.create_task(follower.run(stop))
+        following = asyncio.create_task(_all(follower.run(stop), observer.run(stop)))
         log.info("serving", xds=own.xds_address, revision=keeper.table.revision)
         await _until(stop, following)
         await following
         await server.stop(0)  # Envoy goes on with what it has
+    await sights.close()
+    log.info("drained")
+
+
+async def run_witness(own: config.WitnessSettings, stop: asyncio.Event) -> None:
+    """A zone's witness: it looks at the cells from a site of its own and says what it sees."""
+    log = logs.configure("witness", own.log_level).bind(zone=own.zone)
+    meter = PrometheusMeter(metrics.WITNESS)
+    sights = GrpcSights(own.directory_address, own.follower_token())
+    observer = Observer(WITNESS, sights, SystemClock())
+
+    def problems() -> dict[str, str]:
+        return {"drain": "stopping"} if stop.is_set() else {}
+
+    def status() -> dict[str, object]:
+        return {"role": "witness", "zone": own.zone, "cells": sorted(observer.cells)}
+
+    async with probes.serving(probes.application(problems, status, meter.exposition), *config.address(own.http_address)):
+        observing = asyncio.create_task(observer.run(stop))
+        log.info("looking", directory=own.directory_address)
+        await _until(stop, observing)
+        await observing
+    await sights.close()
     log.info("drained")
 
 
@@ -157,12 +189,15 @@ def _write(path: Path, described: object) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """0 after a drain; 2 for wrong settings; 1 when something that is needed fails."""
     parser = argparse.ArgumentParser(prog="python -m router.app", description="One process of the router.")
-    parser.add_argument("--role", required=True, choices=("directory", "agent"))
+    parser.add_argument("--role", required=True, choices=("directory", "agent", "witness"))
     role = parser.parse_args(arguments).role
     try:
         if role == "directory":
             directory = config.directory(os.environ)
             lifecycle.run(lambda stop: run_directory(directory, stop))
+        elif role == "witness":
+            witness = config.witness(os.environ)
+            lifecycle.run(lambda stop: run_witness(witness, stop))
         else:
             agent = config.agent(os.environ)
             lifecycle.run(lambda stop: run_agent(agent, stop))

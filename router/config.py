@@ -1,4 +1,4 @@
-"""The settings of the router's two roles, each from the environment: field `zone` from DATAFLOW_ZONE, and so on.
+"""The settings of the router's three roles, each from the environment: field `zone` from DATAFLOW_ZONE, and so on.
 
 Files instead of values hold secrets and lists. `host:port` everywhere; port 0 is not for these.
 """
@@ -30,7 +30,8 @@ class DirectorySettings:
     (Ed25519 private key, 32 bytes in hex),
     DATAFLOW_OPERATOR_TOKEN_FILE, DATAFLOW_FOLLOWER_TOKEN_FILE (text, 16 characters or more), DATAFLOW_PRINCIPALS_FILE (JSON list of
     {name, role: operator | viewer, token}; default nobody else), DATAFLOW_HTTP_ADDRESS (/healthz,
-    /readyz, /status, /metrics), DATAFLOW_LOG_LEVEL (default info).
+    /readyz, /status, /metrics), DATAFLOW_FAILOVER_AFTER_SECONDS (how long a majority of the zone's sites must not reach a cell until it is
+    failed over; default 0: a person does it), DATAFLOW_LOG_LEVEL (default info).
     """
 
     zone: ZoneName
@@ -43,6 +44,7 @@ class DirectorySettings:
     follower_token_file: Path
     http_address: str
     principals_file: str = ""
+    failover_after_seconds: float = 0.0
     log_level: str = "info"
 
     def topology(self) -> Topology:
@@ -137,6 +139,23 @@ class AgentSettings:
         return _key(self.public_key_file)
 
 
+@dataclass(frozen=True, slots=True)
+class WitnessSettings:
+    """DATAFLOW_ZONE, DATAFLOW_DIRECTORY_ADDRESS, DATAFLOW_FOLLOWER_TOKEN_FILE, DATAFLOW_HTTP_ADDRESS (/healthz, /readyz, /status,
+    /metrics), DATAFLOW_LOG_LEVEL (default info).
+    """
+
+    zone: ZoneName
+    directory_address: str
+    follower_token_file: Path
+    http_address: str
+    log_level: str = "info"
+
+    def follower_token(self) -> str:
+        """The token for what it says. Raises BadSettings."""
+        return _read(self.follower_token_file, str.strip)
+
+
 class _Cell(msgspec.Struct, forbid_unknown_fields=True):
     cell: str
     region: str
@@ -168,6 +187,11 @@ def directory(environ: Mapping[str, str]) -> DirectorySettings:
 def agent(environ: Mapping[str, str]) -> AgentSettings:
     """Raises BadSettings with every problem."""
     return settings.load(AgentSettings, environ)
+
+
+def witness(environ: Mapping[str, str]) -> WitnessSettings:
+    """Raises BadSettings with every problem."""
+    return settings.load(WitnessSettings, environ)
 
 
 def address(text: str) -> tuple[str, int]:

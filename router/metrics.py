@@ -32,6 +32,20 @@ DIRECTORY_UPDATES: Final = Metric(
     "many whole ones: followers lose their journals or fall far behind",
     ("kind",),
 )
+CELL_DOUBTED_SECONDS: Final = Metric(
+    "dataflow_directory_cell_doubted_seconds",
+    "gauge",
+    "for how long a majority of the zone's sites has not reached the cell",
+    "above 0: see `dataflow cells list` and the runbook cell-is-lost",
+    ("cell",),
+)
+FAILOVERS: Final = Metric(
+    "dataflow_directory_failovers_total",
+    "counter",
+    "failovers of lost cells that nobody ordered, by outcome (OK or a reason)",
+    "pages: see the directory's log for the gap, and the runbook cell-is-lost",
+    ("outcome",),
+)
 EDGE_REVISION: Final = Metric(
     "dataflow_edge_revision",
     "gauge",
@@ -131,6 +145,8 @@ DIRECTORY: Final = (
     MOVE_TURNS,
     MOVE_FAILURES,
     MOVE_PAUSE_SECONDS,
+    CELL_DOUBTED_SECONDS,
+    FAILOVERS,
 )
 AGENT: Final = (
     EDGE_REVISION,
@@ -145,3 +161,4 @@ AGENT: Final = (
     EDGE_XDS_NACKS,
     EDGE_XDS_SENT,
 )
+WITNESS: Final[tuple[Metric, ...]] = ()

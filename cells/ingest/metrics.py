@@ -24,7 +24,7 @@ EVENTS_HANDOFF: Final = Metric(
     "dataflow_ingest_handoff_events_total",
     "counter",
     "events acknowledged for a tenant whose home, another cell, could not be reached",
-    "rising: that cell is lost or restarts; see `dataflow cells list` and the runbook a-cell-is-lost",
+    "rising: that cell is lost or restarts; see `dataflow cells list` and the runbook cell-is-lost",
     ("tenant",),
 )
 REQUESTS_REFUSED: Final = Metric(

@@ -39,7 +39,7 @@ def list_cells(output: str, state: Path) -> None:
     access = running(state)
 
     async def show() -> None:
-        table = Table("cell", "zone", "region", "standby", "tenants", "tested for", "demand", "room")
+        table = Table("cell", "zone", "region", "standby", "tenants", "tested for", "demand", "room", "reached by")
         for zone in access.zones():
             async with access.directory(zone) as directory:
                 for one in await directory.list_cells():
@@ -48,7 +48,7 @@ def list_cells(output: str, state: Path) -> None:
                             MessageToJson(one, preserving_proto_field_name=True, always_print_fields_with_no_presence=True, indent=None)
                         )
                     rates = (f"{rate:,.0f}/s" for rate in (one.capacity, one.demand, one.room))
-                    table.add_row(one.cell, zone, one.region, one.peer, str(one.tenants), *rates)
+                    table.add_row(one.cell, zone, one.region, one.peer, str(one.tenants), *rates, f"{one.reached_by} of {one.sites} sites")
         if output != "json":
             console().print(table)
 

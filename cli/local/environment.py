@@ -54,6 +54,8 @@ def command(place: Place, layout: Layout) -> tuple[str, ...]:
         return (*python, "router.app", "--role", "directory")
     if place.kind == "agent":
         return (*python, "router.app", "--role", "agent")
+    if place.kind == "witness":
+        return (*python, "router.app", "--role", "witness")
     edges = [f"{layout.ports[f'edge/{r}']},{layout.ports[f'edge-admin/{r}']},/ready" for r in layout.regions_of(place.zone)]
     return (*python, "cli.local.balancer", str(place.port), str(layout.ports[f"zone-status/{place.zone}"]), *edges)
 
@@ -67,6 +69,8 @@ def environment(place: Place, ground: Ground) -> dict[str, str]:
         settings = _directory(place, ground)
     elif place.kind == "agent":
         settings = _agent(place, ground)
+    elif place.kind == "witness":
+        settings = _witness(place, ground)
     settings = {**settings, **ground.extra} if settings else settings
     return {**ground.inherited, **{f"DATAFLOW_{name.upper()}": value for name, value in settings.items()}}
 
@@ -157,6 +161,16 @@ def _agent(place: Place, ground: Ground) -> dict[str, str]:
         "edge_key_file": str(key),
         "edge_admin_address": _local(ports[f"edge-admin/{place.owner}"]),
         "bootstrap_path": str(bootstrap_path(place)),
+    }
+
+
+def _witness(place: Place, ground: Ground) -> dict[str, str]:
+    return {
+        "zone": place.zone,
+        "directory_address": _local(ground.layout.ports[f"directory-grpc/{place.zone}"]),
+        "follower_token_file": str(ground.secret_file(place.zone, "follower-token")),
+        "http_address": _local(place.port),
+        "log_level": ground.log_level,
     }
 
 

@@ -286,7 +286,13 @@ def _ready(layout: Layout, place: Place) -> probe.Probe:
     ports = layout.ports
     if place.kind == "envoy":
         return probe.http(ports[f"edge-admin/{place.owner}"], "/ready")
-    purpose = {"cell": "cell-http", "directory": "directory-http", "agent": "agent-http", "endpoint": "zone-status"}[place.kind]
+    purpose = {
+        "cell": "cell-http",
+        "directory": "directory-http",
+        "agent": "agent-http",
+        "endpoint": "zone-status",
+        "witness": "witness-http",
+    }[place.kind]
     return probe.http(ports[f"{purpose}/{place.owner}"])
 
 

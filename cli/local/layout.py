@@ -18,7 +18,7 @@ from kernel.residency import Cell, Fleet
 
 PORT_BASE: Final = 7400
 _BLOCK: Final = 10
-_ZONE_PORTS: Final = ("zone", "zone-status", "directory-grpc", "directory-http", "directory-postgres")
+_ZONE_PORTS: Final = ("zone", "zone-status", "directory-grpc", "directory-http", "directory-postgres", "witness-http")
 _REGION_PORTS: Final = ("edge", "edge-admin", "agent-xds", "agent-http")
 _CELL_PORTS: Final = ("cell-grpc", "cell-http", "cell-postgres")
 _BROKER_PORTS: Final = ("cell-kafka", "cell-kafka-controller")
@@ -26,7 +26,7 @@ _BROKER_PORTS: Final = ("cell-kafka", "cell-kafka-controller")
 BROKERS: Final = (1, 3)
 PORTS_TOTAL: Final = _BLOCK * (len(_ZONE_PORTS) + len(_REGION_PORTS) + len(_CELL_PORTS) + max(BROKERS) * len(_BROKER_PORTS))
 
-Kind = Literal["postgres", "kafka", "directory", "cell", "agent", "envoy", "endpoint"]
+Kind = Literal["postgres", "kafka", "directory", "cell", "agent", "envoy", "endpoint", "witness"]
 Log = Literal["postgres", "kafka"]
 LOGS: Final[tuple[Log, ...]] = ("postgres", "kafka")
 
@@ -103,6 +103,7 @@ class Layout:
             place(f"postgres/{zone}", "postgres", "directory/postgres", f"directory-postgres/{zone}"),
             place(f"directory/{zone}", "directory", "directory", f"directory-grpc/{zone}", f"postgres/{zone}"),
         ]
+        found.append(place(f"witness/{zone}", "witness", "witness", f"witness-http/{zone}"))
         for cell in self.fleet.cells_of(zone):
             where = f"cells/{cell.name}"
             found.append(place(f"postgres/{cell.name}", "postgres", f"{where}/postgres", f"cell-postgres/{cell.name}"))

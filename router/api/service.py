@@ -25,12 +25,12 @@ from router import metrics
 from router.api import asked
 from router.api.mirror import Mirror
 from router.api.tokens import caller
-from router.evacuation.cells import Gap, Peers
-from router.evacuation.failover import fail_over
+from router.evacuation.cells import Gap
+from router.evacuation.lookout import Lookout
 from router.evacuation.make import Progress
 from router.evacuation.plan import evacuate
 from router.evacuation.states import Turn
-from router.evacuation.steps import FailOver, PauseMove, TurnMove
+from router.evacuation.steps import PauseMove, TurnMove
 from router.evacuation.steps import StartMove as Start
 from router.placement import codec
 from router.placement.capacity import NOTHING, loads_of, room
@@ -91,7 +91,7 @@ class _Signed(NamedTuple):
 
 
 class RouterService(routing_pb2_grpc.RouterServiceServicer):
-    """The directory of one zone. `entropy(n)` gives n random bytes; `peers` are asked what they keep of a lost cell;
+    """The directory of one zone. `entropy(n)` gives n random bytes; `lookout` knows which cells are lost;
     `progress` is that of the moves which this process makes."""
 
     def __init__(
@@ -102,10 +102,10 @@ class RouterService(routing_pb2_grpc.RouterServiceServicer):
         meter: Meter,
         clock: Clock,
         entropy: Callable[[int], bytes],
-        peers: Peers,
+        lookout: Lookout,
         progress: Mapping[TenantId, Progress] = MappingProxyType({}),
     ) -> None:
-        self._peers = peers
+        self._lookout = lookout
         self._store = store
         self._clock = clock
         self._mirror = mirror
@@ -241,38 +241,32 @@ class RouterService(routing_pb2_grpc.RouterServiceServicer):
 
     async def FailOverCell(self, request: pb.FailOverCellRequest, context: Any) -> pb.FailOverCellResponse:
         """See the proto; and what `router.evacuation.failover` refuses. Asked again it fails over what is left."""
-        why, lost, dry_run = asked.reason("reason", request.reason), CellId(asked.name(request.cell)), request.intent.dry_run
-
-        async def step(name: TenantId) -> Tenant:
-            intent = Intent(caller.get(), self._clock.now(), dry_run=dry_run)
-            return (await self._store.change(FailOver(name, lost, why, intent.at), intent)).tenant
-
-        outcome = await fail_over(await self._mirror.refresh(), lost, request.force, self._peers, step)
-        await self._mirror.refresh()
+        why, lost = asked.reason("reason", request.reason), CellId(asked.name(request.cell))
+        outcome = await self._lookout.failovers.run(lost, why, caller.get(), force=request.force, dry_run=request.intent.dry_run)
         return pb.FailOverCellResponse(
             tenants=map(codec.tenant_message, outcome.moved),
             left=[pb.LeftTenant(tenant=one.tenant, why=one.why) for one in outcome.left],
             gaps=map(_gap, outcome.gaps),
         )
 
+    async def ReportView(self, request: pb.ReportViewRequest, context: Any) -> pb.ReportViewResponse:
+        """See the proto; and INVALID_FIELD for a site that the zone does not have."""
+        table = self._mirror.table
+        self._lookout.hear(request.site, map(CellId, request.unreached), table)
+        return pb.ReportViewResponse(cells=map(codec.endpoint_message, table.cells.values()))
+
     async def ListCells(self, request: pb.ListCellsRequest, context: Any) -> pb.ListCellsResponse:
         """See the proto."""
         table = await self._mirror.refresh()
         cells, loads = tuple(table.cells.values()), loads_of(table.tenants.values())
         counts = Counter(tenant.cell for tenant in table.tenants.values())
-        states = [
-            pb.CellState(
-                cell=cell.cell,
-                region=cell.region,
-                peer=cell.peer or "",
-                weight=cell.weight,
-                capacity=cell.capacity,
-                demand=loads.get(cell.cell, 0.0),
-                room=room(cell, cells, loads),
-                tenants=counts[cell.cell],
-            )
-            for cell in sorted(cells, key=lambda cell: cell.cell)
-        ]
+        states = []
+        for cell in sorted(cells, key=lambda cell: cell.cell):
+            reached_by, _, sites = self._lookout.reached(cell.cell, table)
+            state = pb.CellState(cell=cell.cell, region=cell.region, peer=cell.peer or "", weight=cell.weight, capacity=cell.capacity)
+            state.demand, state.room = loads.get(cell.cell, 0.0), room(cell, cells, loads)
+            state.tenants, state.reached_by, state.sites = counts[cell.cell], reached_by, sites
+            states.append(state)
         return pb.ListCellsResponse(cells=states, revision=table.revision)
 
     async def ListAudit(self, request: pb.ListAuditRequest, context: Any) -> pb.ListAuditResponse:

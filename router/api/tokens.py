@@ -14,7 +14,7 @@ TOKEN_BYTES_MIN: Final = 16
 OPERATOR: Final = "operator"
 FOLLOWER: Final = "follower"
 _SCHEME: Final = "bearer "
-_WATCHING: Final = frozenset({"Watch"})
+_WATCHING: Final = frozenset({"Watch", "ReportView"})
 _READING: Final = frozenset({"GetTenant", "ListTenants", "ListCells", "ListAudit", "ListMoves", "Resolve"})
 
 caller: ContextVar[str] = ContextVar("caller")

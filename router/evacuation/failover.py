@@ -11,9 +11,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from kernel.clock import Clock
 from kernel.errors import Failure, Reason
 from kernel.ids import CellId, TenantId
 from router.evacuation.cells import Gap, Peers
+from router.evacuation.steps import FailOver
+from router.placement.store import Intent, Store
 from router.placement.table import Table, Tenant
 
 
@@ -33,26 +36,50 @@ class Outcome:
     left: tuple[Left, ...]
 
 
-async def fail_over(table: Table, lost: CellId, force: bool, peers: Peers, step: Callable[[TenantId], Awaitable[Tenant]]) -> Outcome:
-    """Fails over every tenant of `lost` that somebody stands by for; `step` takes one tenant's step, or tries it.
+@dataclass(frozen=True)
+class Failovers:
+    """Fails cells over. `table` gives the placement as this process knows it, `refresh` makes that as new as it can be."""
 
-    Raises Failure before anything is changed: UNKNOWN_CELL; CELL_ANSWERS, unless by `force`; NO_STANDBY when no tenant of the cell has one;
-    CELL_UNAVAILABLE when a cell that is to take over cannot be reached: a tenant is never given to a cell that may be lost as well.
-    """
+    store: Store
+    peers: Peers
+    clock: Clock
+    table: Callable[[], Table]
+    refresh: Callable[[], Awaitable[Table]]
+
+    async def run(
+        self, lost: CellId, why: str, actor: str, *, force: bool = False, dry_run: bool = False, gap_records_max: int | None = None
+    ) -> Outcome:
+        """Fails over every tenant of `lost` that somebody stands by for. What it says of a dry run would be so.
+
+        Raises Failure before anything is changed: UNKNOWN_CELL; CELL_ANSWERS, unless by `force`; NO_STANDBY when no tenant of the cell has
+        one, or one whose gap is larger; CELL_UNAVAILABLE when a cell that is to take over cannot be reached: a tenant is never given to a
+        cell that may be lost as well.
+        """
+        homeless = _homeless(await self.refresh(), lost)
+        if not force and await self.peers.answers(lost):
+            raise Failure(Reason.CELL_ANSWERS, lost)
+        standbys = sorted({tenant.standby for tenant in homeless if tenant.standby is not None})
+        gaps = [await self.peers.gap(cell, lost) for cell in standbys]
+        wide = [gap for gap in gaps if gap_records_max is not None and gap.records > gap_records_max]
+        if wide:
+            raise Failure(Reason.NO_STANDBY, f"{wide[0].cell} lacks {wide[0].records} records of {lost}")
+        moved: list[Tenant] = []
+        left: list[Left] = []
+        for tenant in homeless:
+            intent = Intent(actor, self.clock.now(), dry_run=dry_run)
+            try:
+                moved.append((await self.store.change(FailOver(tenant.name, lost, why, intent.at), intent)).tenant)
+            except Failure as failure:
+                left.append(Left(tenant.name, failure.message))
+        await self.refresh()
+        return Outcome(tuple(gaps), tuple(moved), tuple(left))
+
+
+def _homeless(table: Table, lost: CellId) -> list[Tenant]:
+    """The tenants of a cell, in name order. Raises Failure(UNKNOWN_CELL, NO_STANDBY)."""
     if lost not in table.cells:
         raise Failure(Reason.UNKNOWN_CELL, lost)
-    homeless = [tenant for _, tenant in sorted(table.tenants.items()) if tenant.cell == lost]
-    standbys = sorted({tenant.standby for tenant in homeless if tenant.standby is not None})
-    if homeless and not standbys:
-        raise Failure(Reason.NO_STANDBY, f"none of the {len(homeless)} tenants of {lost} has one")
-    if not force and await peers.answers(lost):
-        raise Failure(Reason.CELL_ANSWERS, lost)
-    gaps = [await peers.gap(cell, lost) for cell in standbys]
-    moved: list[Tenant] = []
-    left: list[Left] = []
-    for tenant in homeless:
-        try:
-            moved.append(await step(tenant.name))
-        except Failure as failure:
-            left.append(Left(tenant.name, failure.message))
-    return Outcome(tuple(gaps), tuple(moved), tuple(left))
+    found = [tenant for _, tenant in sorted(table.tenants.items()) if tenant.cell == lost]
+    if found and all(tenant.standby is None for tenant in found):
+        raise Failure(Reason.NO_STANDBY, f"none of the {len(found)} tenants of {lost} has one")
+    return found

@@ -22,10 +22,7 @@ def update_bytes(update: Update) -> bytes:
     message = pb.Update(zone=update.zone, from_revision=update.from_revision, to_revision=update.to_revision)
     message.tenants.extend(followed_message(tenant) for tenant in update.tenants)
     if update.topology is not None:
-        message.cells.extend(
-            pb.CellEndpoint(cell=c.cell, region=c.region, grpc_address=c.grpc_address, http_address=c.http_address, peer=c.peer or "")
-            for c in update.topology.cells
-        )
+        message.cells.extend(map(endpoint_message, update.topology.cells))
         message.zones.extend(pb.ZoneEndpoint(zone=zone, url=url) for zone, url in update.topology.zones)
     return message.SerializeToString(deterministic=True)
 
@@ -119,6 +116,11 @@ def parse_pin(message: pb.Pin) -> Pin:
 def entry_message(entry: Link[Deed]) -> pb.AuditEntry:
     """An entry of the audit chain."""
     return pb.AuditEntry(seq=entry.seq, **entry.fields._asdict(), prev_hash=entry.prev_hash, hash=entry.hash)
+
+
+def endpoint_message(c: CellEndpoint) -> pb.CellEndpoint:
+    """A cell as it is told to followers."""
+    return pb.CellEndpoint(cell=c.cell, region=c.region, grpc_address=c.grpc_address, http_address=c.http_address, peer=c.peer or "")
 
 
 def _endpoint(message: pb.CellEndpoint) -> CellEndpoint:

@@ -253,3 +253,27 @@ async def test_tenants_go_home_without_being_copied(room: Room) -> None:
     for client in clients:
         await room.wait_until_kept(client.source, LOST, client.acknowledged)
         await room.wait_until_kept(client.source, PEER, client.acknowledged)
+
+
+async def test_a_lost_cell_is_failed_over_by_a_majority_of_sites() -> None:
+    """Law: nobody orders anything. A witness that is away changes nothing while two regions see it; and one that speaks alone decides
+    nothing. Clients go on all the time."""
+    async with running([LOST, PEER], settings={"failover_after_seconds": "2"}) as fleet:
+        room = Room(fleet)
+        (source,) = await room.tenants(LOST, 1)
+        async with room.clients([source]) as (client,):
+            room.lose(f"cell/{LOST}")
+
+            async def lives_with_its_peer() -> bool:
+                async with fleet.fleet.access.directory("eu") as directory:
+                    found = await directory.find_tenant(source.tenant)
+                return found is not None and found.cell == PEER
+
+            await eventually(lives_with_its_peer, "its peer is its home", 30)
+            await room.go_on([client])
+            assert await room.queried(source) in (200, 503)
+            await room.bring_back(f"cell/{LOST}")
+            await room.go_on([client])
+        _told([client])
+        await room.wait_until_kept(source, PEER, client.acknowledged)
+        await room.wait_until_kept(source, LOST, client.acknowledged)

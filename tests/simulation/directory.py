@@ -13,10 +13,10 @@ from kernel.ids import CellId, KeyHash, SourceId, TenantId, ZoneName
 from kernel.limits import Plan
 from kernel.metrics import MemoryMeter
 from router.evacuation.execute import Executor
-from router.evacuation.failover import Outcome, fail_over
+from router.evacuation.failover import Failovers, Outcome
 from router.evacuation.make import Wiring
 from router.evacuation.states import TURNS, Turn
-from router.evacuation.steps import FailOver, PauseMove, StartMove, TurnMove
+from router.evacuation.steps import PauseMove, StartMove, TurnMove
 from router.placement import codec
 from router.placement.memory import MemoryStore
 from router.placement.steps import AddSource, CreateTenant, Step
@@ -64,6 +64,7 @@ class SimDirectory:
         self._clock = clock
         self._cells = cells
         self._store = CountingStore(zone, weather, self.turns)
+        self._failovers = Failovers(self._store, cells, clock, lambda: self.edge, self._store.table)
         self._tasks: list[asyncio.Task[None]] = []
         self._making: list[asyncio.Task[None]] = []
         self.twins = 0
@@ -134,13 +135,8 @@ class SimDirectory:
 
     async def fail_over(self, lost: CellId) -> Outcome | None:
         """Fails a cell over; None when that is refused now."""
-
-        async def step(name: TenantId) -> Tenant:
-            at = self._clock.now()
-            return (await self._store.change(FailOver(name, lost, "lost", at), Intent("simulation", at))).tenant
-
         try:
-            outcome = await fail_over(await self._store.table(), lost, False, self._cells, step)
+            outcome = await self._failovers.run(lost, "lost", "simulation")
         except Failure:
             return None
         self.failed_over |= {tenant.name for tenant in outcome.moved}

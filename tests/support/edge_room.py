@@ -15,6 +15,7 @@ from typing import Any, cast
 import aiohttp
 import grpc
 import pytest
+import structlog
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
@@ -32,6 +33,8 @@ from router.api.mirror import Mirror, open_mirror
 from router.api.service import RouterService
 from router.api.tokens import Principal, Role, tokens_of
 from router.evacuation.api_cells import GrpcCells
+from router.evacuation.failover import Failovers
+from router.evacuation.lookout import Lookout
 from router.placement.memory import MemoryStore
 from router.placement.table import Topology
 from router.xds import server as xds
@@ -137,9 +140,9 @@ async def directory(
     await held.adopt(Topology(tuple(cell.endpoint for cell in cells), ZONES))
     meter = MemoryMeter()
     mirror = await open_mirror(held, meter)
-    service = RouterService(
-        held, mirror, signer, meter, SystemClock(), secrets.token_bytes, GrpcCells(lambda _: None, signer, SystemClock())
-    )
+    failovers = Failovers(held, GrpcCells(lambda _: None, signer, SystemClock()), SystemClock(), lambda: mirror.table, mirror.refresh)
+    lookout = Lookout(failovers, SystemClock(), meter, structlog.get_logger(), 0.0)
+    service = RouterService(held, mirror, signer, meter, SystemClock(), secrets.token_bytes, lookout)
     server = await api.serve(service, tokens_of(operator, FOLLOWER, (VIEWER,)), meter, bind)
     address = f"127.0.0.1:{server.port}"
     async with grpc.aio.insecure_channel(address) as channel:

@@ -1229,6 +1229,58 @@ class FailOverCellResponse(_message.Message):
 Global___FailOverCellResponse: _TypeAlias = FailOverCellResponse  # noqa: Y015
 
 @_typing.final
+class ReportViewRequest(_message.Message):
+    """What a site sees."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SITE_FIELD_NUMBER: _builtins.int
+    UNREACHED_FIELD_NUMBER: _builtins.int
+    site: _builtins.str
+    """The site: a region, or `witness`."""
+    @_builtins.property
+    def unreached(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The cells that it does not reach; it reaches all others that it was told of."""
+
+    def __init__(
+        self,
+        *,
+        site: _builtins.str = ...,
+        unreached: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["site", b"site", "unreached", b"unreached"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportViewRequest: _TypeAlias = ReportViewRequest  # noqa: Y015
+
+@_typing.final
+class ReportViewResponse(_message.Message):
+    """What to look at."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CELLS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def cells(self) -> _containers.RepeatedCompositeFieldContainer[Global___CellEndpoint]:
+        """The zone's cells."""
+
+    def __init__(
+        self,
+        *,
+        cells: _abc.Iterable[Global___CellEndpoint] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cells", b"cells"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportViewResponse: _TypeAlias = ReportViewResponse  # noqa: Y015
+
+@_typing.final
 class LeftTenant(_message.Message):
     """A tenant that stays where it is."""
 
@@ -1379,6 +1431,8 @@ class CellState(_message.Message):
     DEMAND_FIELD_NUMBER: _builtins.int
     ROOM_FIELD_NUMBER: _builtins.int
     TENANTS_FIELD_NUMBER: _builtins.int
+    REACHED_BY_FIELD_NUMBER: _builtins.int
+    SITES_FIELD_NUMBER: _builtins.int
     cell: _builtins.str
     """The cell."""
     region: _builtins.str
@@ -1395,6 +1449,10 @@ class CellState(_message.Message):
     """What may still come, with head-room for a failover; negative when it is overcommitted."""
     tenants: _builtins.int
     """How many tenants live in it."""
+    reached_by: _builtins.int
+    """How many of the zone's sites reach it."""
+    sites: _builtins.int
+    """How many sites there are."""
     def __init__(
         self,
         *,
@@ -1406,10 +1464,12 @@ class CellState(_message.Message):
         demand: _builtins.float = ...,
         room: _builtins.float = ...,
         tenants: _builtins.int = ...,
+        reached_by: _builtins.int = ...,
+        sites: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "cell", b"cell", "demand", b"demand", "peer", b"peer", "region", b"region", "room", b"room", "tenants", b"tenants", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "cell", b"cell", "demand", b"demand", "peer", b"peer", "reached_by", b"reached_by", "region", b"region", "room", b"room", "sites", b"sites", "tenants", b"tenants", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -121,6 +121,11 @@ class RouterServiceStub:
                 request_serializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.FailOverCellRequest.SerializeToString,
                 response_deserializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.FailOverCellResponse.FromString,
                 _registered_method=True)
+        self.ReportView = channel.unary_unary(
+                '/dataflow.routing.v1.RouterService/ReportView',
+                request_serializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.ReportViewRequest.SerializeToString,
+                response_deserializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.ReportViewResponse.FromString,
+                _registered_method=True)
         self.ListCells = channel.unary_unary(
                 '/dataflow.routing.v1.RouterService/ListCells',
                 request_serializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.ListCellsRequest.SerializeToString,
@@ -262,6 +267,13 @@ class RouterServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReportView(self, request, context):
+        """What a site of the zone sees of its cells: each region's edge agent and the witness say it again and again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListCells(self, request, context):
         """The zone's cells, what is taken of them and how much room there is.
         """
@@ -370,6 +382,11 @@ def add_RouterServiceServicer_to_server(servicer, server):
                     servicer.FailOverCell,
                     request_deserializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.FailOverCellRequest.FromString,
                     response_serializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.FailOverCellResponse.SerializeToString,
+            ),
+            'ReportView': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportView,
+                    request_deserializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.ReportViewRequest.FromString,
+                    response_serializer=dataflow_dot_routing_dot_v1_dot_routing__pb2.ReportViewResponse.SerializeToString,
             ),
             'ListCells': grpc.unary_unary_rpc_method_handler(
                     servicer.ListCells,
@@ -848,6 +865,33 @@ class RouterService:
             '/dataflow.routing.v1.RouterService/FailOverCell',
             dataflow_dot_routing_dot_v1_dot_routing__pb2.FailOverCellRequest.SerializeToString,
             dataflow_dot_routing_dot_v1_dot_routing__pb2.FailOverCellResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportView(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dataflow.routing.v1.RouterService/ReportView',
+            dataflow_dot_routing_dot_v1_dot_routing__pb2.ReportViewRequest.SerializeToString,
+            dataflow_dot_routing_dot_v1_dot_routing__pb2.ReportViewResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -69,6 +69,8 @@ class RouterServiceStub:
     """Plans moves that empty a cell, and starts them."""
     FailOverCell: _grpc.UnaryUnaryMultiCallable[_routing_pb2.FailOverCellRequest, _routing_pb2.FailOverCellResponse]
     """Gives the tenants of a lost cell to the cells that stand by for them."""
+    ReportView: _grpc.UnaryUnaryMultiCallable[_routing_pb2.ReportViewRequest, _routing_pb2.ReportViewResponse]
+    """What a site of the zone sees of its cells: each region's edge agent and the witness say it again and again."""
     ListCells: _grpc.UnaryUnaryMultiCallable[_routing_pb2.ListCellsRequest, _routing_pb2.ListCellsResponse]
     """The zone's cells, what is taken of them and how much room there is."""
     ListAudit: _grpc.UnaryUnaryMultiCallable[_routing_pb2.ListAuditRequest, _routing_pb2.ListAuditResponse]
@@ -117,6 +119,8 @@ class RouterServiceAsyncStub(RouterServiceStub):
     """Plans moves that empty a cell, and starts them."""
     FailOverCell: _aio.UnaryUnaryMultiCallable[_routing_pb2.FailOverCellRequest, _routing_pb2.FailOverCellResponse]  # type: ignore[assignment]
     """Gives the tenants of a lost cell to the cells that stand by for them."""
+    ReportView: _aio.UnaryUnaryMultiCallable[_routing_pb2.ReportViewRequest, _routing_pb2.ReportViewResponse]  # type: ignore[assignment]
+    """What a site of the zone sees of its cells: each region's edge agent and the witness say it again and again."""
     ListCells: _aio.UnaryUnaryMultiCallable[_routing_pb2.ListCellsRequest, _routing_pb2.ListCellsResponse]  # type: ignore[assignment]
     """The zone's cells, what is taken of them and how much room there is."""
     ListAudit: _aio.UnaryUnaryMultiCallable[_routing_pb2.ListAuditRequest, _routing_pb2.ListAuditResponse]  # type: ignore[assignment]
@@ -264,6 +268,14 @@ class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_routing_pb2.FailOverCellResponse, _abc.Awaitable[_routing_pb2.FailOverCellResponse]]:
         """Gives the tenants of a lost cell to the cells that stand by for them."""
+
+    @_abc_1.abstractmethod
+    def ReportView(
+        self,
+        request: _routing_pb2.ReportViewRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_routing_pb2.ReportViewResponse, _abc.Awaitable[_routing_pb2.ReportViewResponse]]:
+        """What a site of the zone sees of its cells: each region's edge agent and the witness say it again and again."""
 
     @_abc_1.abstractmethod
     def ListCells(
