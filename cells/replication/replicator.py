@@ -19,7 +19,7 @@ from cells.replication import metrics
 from cells.replication.choose import chosen
 from cells.replication.origin import Origin
 from kernel.clock import SECOND, Clock, Micros
-from kernel.errors import Failure
+from kernel.errors import Failure, Reason
 from kernel.ids import CellId, TenantId
 from kernel.limits import APPEND_GROUP_RECORDS_MAX, APPEND_SECONDS_MAX
 from kernel.metrics import Meter
@@ -78,6 +78,7 @@ class Replicator:
         self._w = wiring
         self._ends: dict[int, int] = {}
         self._heard_at = Micros(0)
+        self._replaced = False
         self._level_at = wiring.clock.monotonic()
 
     def member(self, name: str) -> Member:
@@ -94,7 +95,7 @@ class Replicator:
 
     async def standing(self) -> tuple[dict[int, Kept], Micros]:
         """How much is kept here, and when the other cell answered last (0: never yet). Raises Failure(STORE_UNAVAILABLE)."""
-        positions = await self._w.store.replicated(self._w.cell)
+        positions = {} if self._replaced else await self._w.store.replicated(self._w.cell)
         numbers = positions.keys() | self._ends.keys()
         return {n: Kept(positions.get(n, 0), max(self._ends.get(n, 0), positions.get(n, 0))) for n in numbers}, self._heard_at
 
@@ -104,10 +105,16 @@ class Replicator:
         return {number: Kept(positions.get(number, 0), bound.next) for number, bound in bounds.items()}
 
     async def report(self) -> None:
-        """Looks how far behind this cell is, and says so. Raises Failure when the other cell cannot be reached."""
+        """Looks how far behind this cell is, and says so. Raises Failure when the other cell cannot be reached; LOG_REPLACED when its log
+        ends before what was kept of it: it is another log, of which nothing is kept."""
         origin, meter = self._w.cell, self._w.meter
         try:
-            self._heard(await self._w.origin.bounds())
+            before = await self._w.store.replicated(origin)
+            bounds = await self._w.origin.bounds()
+            self._replaced = any(bound.next < before.get(number, 0) for number, bound in bounds.items())
+            self._heard(bounds)
+            if self._replaced:
+                raise Failure(Reason.LOG_REPLACED, f"that of cell {origin}")
         finally:
             kept, _ = await self.standing()
             for number, one in kept.items():
@@ -177,7 +184,7 @@ class Replicator:
     def _heard(self, bounds: Mapping[int, Bounds]) -> None:
         self._heard_at = self._w.clock.now()
         for number, bound in bounds.items():
-            self._ends[number] = max(self._ends.get(number, 0), bound.next)
+            self._ends[number] = bound.next if self._replaced else max(self._ends.get(number, 0), bound.next)
 
     def _failed(self, failure: Failure) -> None:
         self._w.meter.add(metrics.REPLICATION_FAILURES, origin=self._w.cell, reason=failure.reason.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -12,7 +13,15 @@ from kernel.ids import CellId, TenantId
 from router.evacuation.states import TURNS, Turn
 from router.placement.place import place
 from router.placement.steps import View
-from router.placement.table import BEFORE_SWITCH, UNDER_WAY, Move, MoveState, Tenant
+from router.placement.table import UNDER_WAY, Move, MoveState, Tenant
+
+_AFTER_FAILOVER: Mapping[MoveState, MoveState] = {
+    "registered": "aborted",
+    "copying": "aborting",
+    "fenced": "aborting",
+    "switched": "settled",
+    "erasing": "settled",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +100,8 @@ class TurnMove:
 @dataclass(frozen=True, slots=True)
 class FailOver:
     """The tenant's standby becomes its home, and its home, which is lost, its standby: what that one accepted and nobody else has comes
-    back with its disks. A move that has not switched is given up. UNKNOWN_TENANT; NOT_AT_HOME when it lives elsewhere by now; NO_STANDBY.
+    back with its disks. A move that has not switched is given up; one that has ends, for its old home stands by and is the home again.
+    UNKNOWN_TENANT; NOT_AT_HOME when it lives elsewhere by now; NO_STANDBY.
     """
 
     weighs: ClassVar[bool] = False
@@ -109,8 +119,7 @@ class FailOver:
         if held.standby is None:
             raise Failure(Reason.NO_STANDBY, self.subject)
         move = held.move
-        if move is not None and move.state in BEFORE_SWITCH:
-            state: MoveState = "aborted" if move.state == "registered" else "aborting"
+        if move is not None and (state := _AFTER_FAILOVER.get(move.state)) is not None:
             move = replace(move, state=state, changed_at=self.at, remark=f"cell {self.lost} failed over: {self.reason}", paused=False)
         return replace(held, cell=held.standby, standby=self.lost, epoch=Epoch(held.epoch + 1), fenced=False, move=move)
 

@@ -196,3 +196,18 @@ async def test_a_replica_begins_with_what_the_other_log_has_and_never_skips_late
         await pair.step(0)
     assert refused.value.reason is Reason.OFFSET_OUT_OF_RANGE
     assert await pair.kept(0) == ["new"]
+
+
+async def test_a_log_that_was_replaced_is_not_taken_for_the_one_that_was_kept() -> None:
+    """Law: where the other log ends before what was kept of it, nothing of it is kept; that is told, and it is never level."""
+    pair = Pair()
+    await pair.put(0, *(one(text) for text in "abc"))
+    await pair.step(0)
+    await pair.replicator.report()
+    pair.origin.log = MemoryLog(4, pair.clock)
+    await pair.origin.log.append(0, one("d"), pair.clock.monotonic() + 5)
+    with pytest.raises(Failure) as refused:
+        await pair.replicator.report()
+    assert refused.value.reason is Reason.LOG_REPLACED
+    kept, _ = await pair.replicator.standing()
+    assert kept[0] == Kept(0, 1)
