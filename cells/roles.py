@@ -182,7 +182,7 @@ def add_replication(process: Process, log: EventLog, store: Positions) -> None:
         replicators[cell] = Replicator(wiring)
         process.tasks[f"replicate {cell}"] = replicators[cell].member(_member(here)).run
         process.every(f"replica of {cell}", _LAG_SECONDS, replicators[cell].report)
-    servicer = ReplicationGrpc(zone, here, log, replicators, _orders(process), token, clock)
+    servicer = ReplicationGrpc(zone, here, log, replicators, _orders(process), token, clock, lambda: process.follower.current.revision)
     replication_pb2_grpc.add_ReplicationServiceServicer_to_server(servicer, process.grpc.server)
     process.services.append(REPLICATION_SERVICE)
 

@@ -32,6 +32,7 @@ from router.evacuation.api_cells import GrpcCells
 from router.evacuation.detect import WITNESS
 from router.evacuation.execute import Executor
 from router.evacuation.failover import Failovers
+from router.evacuation.joins import Joins
 from router.evacuation.lookout import Lookout
 from router.evacuation.make import Wiring
 from router.placement.postgres import open_store
@@ -55,6 +56,7 @@ async def run_directory(own: config.DirectorySettings, stop: asyncio.Event) -> N
         clock = SystemClock()
         cells = GrpcCells(lambda name: mirror.table.cells.get(name), signer, clock)
         moves = Executor(Wiring(store, cells, clock, meter, log, mirror.refresh, lambda name: mirror.table.tenants.get(name)))
+        joins = Joins(store, lambda: mirror.table, lambda: f"join-{secrets.token_hex(6)}", mirror.refresh, clock, meter)
         failovers = Failovers(store, cells, clock, lambda: mirror.table, mirror.refresh)
         lookout = Lookout(failovers, clock, meter, log, own.failover_after_seconds)
         service = RouterService(store, mirror, signer, meter, clock, secrets.token_bytes, lookout, moves.making.progress)
@@ -63,7 +65,7 @@ async def run_directory(own: config.DirectorySettings, stop: asyncio.Event) -> N
             return {"role": "directory", "zone": own.zone, "revision": mirror.table.revision, "tenants": len(mirror.table.tenants)}
 
         async with probes.serving(probes.application(lambda: health.problems, status, meter.exposition), *config.address(own.http_address)):
-            following = asyncio.create_task(_all(mirror.follow(stop), moves.run(stop), lookout.run(stop)))
+            following = asyncio.create_task(_all(mirror.follow(stop), moves.run(stop), lookout.run(stop), joins.run(stop)))
             server = await api.serve(service, tokens, meter, own.grpc_address)
             health.set("start", None)
             log.info("serving", bind=own.grpc_address, revision=revision, tenants=len(mirror.table.tenants))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, TypeVar
 
 import grpc
@@ -29,7 +29,8 @@ Answer = TypeVar("Answer")
 
 
 class ReplicationGrpc(replication_pb2_grpc.ReplicationServiceServicer):
-    """See replication.proto. `replicators` are this cell's own, by the cell whose log they keep: that cell alone may read this one's."""
+    """See replication.proto. `replicators` are this cell's own, by the cell whose log they keep: that cell alone may read this one's.
+    `revision` is that of the placement that they choose by."""
 
     def __init__(
         self,
@@ -40,7 +41,9 @@ class ReplicationGrpc(replication_pb2_grpc.ReplicationServiceServicer):
         orders: Orders,
         token: str,
         clock: Clock,
+        revision: Callable[[], int],
     ) -> None:
+        self._revision = revision
         self._zone = zone
         self._cell = cell
         self._log = log
@@ -79,9 +82,10 @@ class ReplicationGrpc(replication_pb2_grpc.ReplicationServiceServicer):
             replicator = self._replicators.get(CellId(request.origin))
             if replicator is None:
                 raise Failure(Reason.PEER_REFUSED, f"cell {self._cell} keeps nothing of cell {request.origin}")
-            kept, heard_at = await replicator.standing()
+            revision = self._revision()
+            kept, heard_at = await replicator.standing_now()
             own = await replicator.applied()
-            return pb.StandingResponse(kept=_kept(kept), heard_at=heard_at, now=self._clock.now(), own=_kept(own))
+            return pb.StandingResponse(kept=_kept(kept), heard_at=heard_at, now=self._clock.now(), own=_kept(own), revision=revision)
 
         return await _answer(context, answer())
 

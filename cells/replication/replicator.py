@@ -8,6 +8,7 @@ more than this cell's log takes: everything waits where it was accepted.
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -79,6 +80,7 @@ class Replicator:
         self._ends: dict[int, int] = {}
         self._heard_at = Micros(0)
         self._replaced = False
+        self._choosing: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._level_at = wiring.clock.monotonic()
 
     def member(self, name: str) -> Member:
@@ -92,6 +94,13 @@ class Replicator:
         async with asyncio.TaskGroup() as group:
             for number in ours:
                 group.create_task(self._follow(number))
+
+    async def standing_now(self) -> tuple[dict[int, Kept], Micros]:
+        """As `standing`, once everything that was passed over by what this cell knew of its tenants before is behind these positions."""
+        for number in sorted(self._ends):
+            async with self._choosing[number]:
+                pass
+        return await self.standing()
 
     async def standing(self) -> tuple[dict[int, Kept], Micros]:
         """How much is kept here, and when the other cell answered last (0: never yet). Raises Failure(STORE_UNAVAILABLE)."""
@@ -152,11 +161,12 @@ class Replicator:
         self._heard({})
         if not entries:
             return position
-        records = chosen(entries, self._w.cell, self._w.here, self._w.tenants())
-        await self._append(partition % self._w.log.partitions, records)
         following = entries[-1].offset + 1
         self._ends[partition] = max(self._ends.get(partition, 0), following)
-        return await self._advance(partition, position, following)
+        async with self._choosing[partition]:
+            records = chosen(entries, self._w.cell, self._w.here, self._w.tenants())
+            await self._append(partition % self._w.log.partitions, records)
+            return await self._advance(partition, position, following)
 
     async def _append(self, partition: int, records: Sequence[Record]) -> None:
         """In order, a stretch at a time as a whole: what is appended again after a failure stands behind nothing of what follows it."""

@@ -63,7 +63,7 @@ class MemoryCopies:
         copy = known[1]
         if copy.seq != seq:
             return copy
-        self._check(chunk.tenant, "released", chunk.epoch)
+        self._check(chunk.tenant, "standby" if self._stands_by(chunk.tenant) else "released", chunk.epoch)
         added = _take(self._store.kept(chunk.tenant), chunk, self._cell)
         copy = Copy(seq + 1, cursor, copy.added + added)
         self._copies[chunk.tenant, origin] = (move, copy)
@@ -99,6 +99,10 @@ class MemoryCopies:
             for key in [key for key in self._copies if key[0] == tenant]:
                 del self._copies[key]
         return removed, removed > 0
+
+    def _stands_by(self, tenant: TenantId) -> bool:
+        found = self._store.ownership(tenant)
+        return found is not None and found.state == "standby"
 
     def _check(self, tenant: TenantId, state: str, epoch: Epoch) -> None:
         self._store.reached()

@@ -90,7 +90,7 @@ class PostgresCopies:
                 if held["seq"] != seq:
                     return _copy(held)
                 state = await _ownership(connection, "copy_ownership", chunk.tenant)
-                _check_released(state, chunk.epoch)
+                _check_taking(state, chunk.epoch)
                 added = await Taking(connection, state.home, chunk, self._clock.now()).all()
                 await connection.execute(sql("keep_ledger"), chunk.tenant, *columns(self._foreign(chunk.ledger), len(LedgerLine._fields)))
                 await connection.execute(sql("step_copy"), chunk.tenant, origin, wire.encode(cursor), *_values(added))
@@ -282,6 +282,12 @@ async def _ownership(connection: Connection, name: str, tenant: TenantId) -> _St
 
 def _check_released(state: _State, epoch: Epoch) -> None:
     if (state.state, state.epoch) != ("released", epoch):
+        raise Failure(Reason.MOVED, f"the cell is {state.state} at epoch {state.epoch}", retry_after_seconds=1)
+
+
+def _check_taking(state: _State, epoch: Epoch) -> None:
+    """Who lives elsewhere is taken; also where the copy meets what its standby folds by itself."""
+    if state.state == "owner" or state.epoch != epoch:
         raise Failure(Reason.MOVED, f"the cell is {state.state} at epoch {state.epoch}", retry_after_seconds=1)
 
 

@@ -139,7 +139,7 @@ class GrpcCells:
         answer = await _called(stub.Standing(replication_pb2.StandingRequest(origin=origin), **self._order("Standing", cell, NOBODY)))
         kept = tuple(Kept(partition, one.until, one.end) for partition, one in sorted(answer.kept.items()))
         own = tuple(Kept(partition, one.until, one.end) for partition, one in sorted(answer.own.items()))
-        return Gap(cell, kept, Micros(answer.heard_at), Micros(answer.now), own)
+        return Gap(cell, kept, Micros(answer.heard_at), Micros(answer.now), own, answer.revision)
 
     async def _digest(self, cell: CellId, request: pb.DigestRequest) -> Totals:
         order = self._order("Digest", cell, TenantId(request.tenant), DIGEST_SECONDS_MAX)

@@ -70,13 +70,15 @@ class Kept(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Gap:
     """What `cell` keeps of another cell's log, and when it heard of that cell last (0: never). What was accepted behind it is missing.
-    `own` is its own log: all before `until` is applied."""
+    `own` is its own log: all before `until` is applied. What it kept behind the gap it chose by this `revision` of the placement, or a
+    newer one."""
 
     cell: CellId
     kept: tuple[Kept, ...]
     heard_at: Micros
     asked_at: Micros
     own: tuple[Kept, ...] = ()
+    revision: int = 0
 
     @property
     def records(self) -> int:

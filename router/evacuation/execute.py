@@ -20,7 +20,7 @@ from router.evacuation.make import Changed, Making, Wiring
 from router.evacuation.steps import PauseMove
 from router.placement.table import Move, MoveState
 
-_DRIVEN: Final[frozenset[MoveState]] = frozenset({"registered", "copying", "fenced", "erasing", "aborting"})
+_DRIVEN: Final[frozenset[MoveState]] = frozenset({"registered", "copying", "fenced", "joining", "erasing", "aborting"})
 _LOOK_SECONDS: Final = 0.1
 _KEEP_UP_SECONDS: Final = 0.5
 _RETRY_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0)

@@ -94,12 +94,14 @@ class Making:
         match move.state:
             case "registered":
                 await self.turn(tenant, move, "begin")
-            case "copying" if tenant.standby == move.target:
+            case "copying" if tenant.standby == move.target and not move.joins:
                 await self._approach(tenant, move)
             case "copying":
                 await self._copy(tenant, move)
             case "fenced":
                 await self._switch(tenant, move)
+            case "joining":
+                await self._join(tenant, move)
             case "erasing":
                 await self._forget(tenant, move)
                 await self._erase(tenant, move, move.source)
@@ -167,10 +169,23 @@ class Making:
         last = await self._near(tenant, move, copy)
         tail = await cells.digest(move.source, tenant.name, copy.cursor, last.cursor)
         await self._standing(tenant, move, "the copy", lambda: check.same("the tail", copy.added + tail, last.added))
-        memory.compared = last
         self._look(tenant, move)
+        if move.joins:
+            await self.turn(tenant, move, "join")
+            return
+        memory.compared = last
         memory.fenced_at = self.wiring.clock.monotonic()
         await self.turn(tenant, move, "fence")
+
+    async def _join(self, tenant: Tenant, move: Move) -> None:
+        """Gives the target what it passed over of the home's log before it knew that it stands by for the tenant."""
+        cells = self.wiring.cells
+        self.of(tenant.name).doing = "joins"
+        while (gap := await cells.gap(move.target, move.source)).revision < tenant.since:
+            await self.wiring.clock.sleep(_NO_NEWS_SECONDS)
+        ends = {one.partition: one.until for one in gap.kept}
+        await self._catch_up(tenant, move, await self._begin(tenant, move), ends, whole=True)
+        await self.turn(tenant, move, "joined")
 
     async def _approach(self, tenant: Tenant, move: Move) -> None:
         """Fences once the target, which stands by for the tenant, is level with its home in a moment."""

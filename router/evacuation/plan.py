@@ -65,7 +65,8 @@ def _bound(tenant: Tenant, cell: CellId) -> bool:
 
 
 def _moves(tenant: Tenant) -> bool:
-    return tenant.move is not None and tenant.move.state in UNDER_WAY
+    """Whether it is on its way; one that waits for a standby stays where it is, and that gives way."""
+    return tenant.move is not None and tenant.move.state in UNDER_WAY and not tenant.move.joins
 
 
 def _without(loads: dict[CellId, float], tenant: Tenant) -> dict[CellId, float]:

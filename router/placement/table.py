@@ -45,8 +45,8 @@ class Pin:
         return self.expires_at is not None and self.expires_at <= now
 
 
-MoveState = Literal["registered", "copying", "fenced", "switched", "erasing", "settled", "aborting", "aborted"]
-UNDER_WAY: Final[frozenset[MoveState]] = frozenset({"registered", "copying", "fenced", "switched", "erasing", "aborting"})
+MoveState = Literal["registered", "copying", "fenced", "joining", "switched", "erasing", "settled", "aborting", "aborted"]
+UNDER_WAY: Final[frozenset[MoveState]] = frozenset({"registered", "copying", "fenced", "joining", "switched", "erasing", "aborting"})
 BEFORE_SWITCH: Final[frozenset[MoveState]] = frozenset({"registered", "copying", "fenced"})
 
 
@@ -56,7 +56,8 @@ class Move:
 
     `changed_at` is when the state changed last. For `keep_seconds` after the switch the source is kept up to date, so that the move can be
     rolled back. A `paused` one stands still; `remark` is what was said last: why somebody changed it, or what went wrong. `evacuation`
-    names the plan that it belongs to. `standby` is the cell that stood by for the tenant until the switch, and keeps what is to be erased.
+    names the plan that it belongs to. `standby` is a cell that stood by for the tenant before, and keeps what is to be erased. With
+    `joins` the tenant stays at home, and `target` becomes its standby.
     """
 
     id: str
@@ -71,6 +72,7 @@ class Move:
     remark: str = ""
     evacuation: str = ""
     standby: CellId | None = None
+    joins: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,11 +97,17 @@ class SimCell:
         task = asyncio.create_task(deed)
         ended = asyncio.create_task(_wait(task))
         self.requests[task] = None
-        task.add_done_callback(lambda done: self.requests.pop(done, None))
+        task.add_done_callback(self._ended)
         await ended
         if task.cancelled():
             raise ConnectionError("the cell was killed")
         return await task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        """Whoever asked may be gone: then nobody hears what became of it."""
+        self.requests.pop(task, None)
+        if not task.cancelled():
+            task.exception()
 
     def _current(self, name: TenantId) -> Tenant | None:
         return self.admission.tenants.get(name)

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import astuple
 from typing import Any, Protocol, TypeVar
 
+from cells.admission.table import Admission
 from cells.eventlog.log import Bounds, Entry
 from cells.eventlog.memory import MemoryLog
 from cells.ingest.accept import Acceptor
@@ -36,6 +37,7 @@ class Asked(Protocol):
     """A cell, as far as moves and its peers go."""
 
     acceptor: Acceptor | None
+    admission: Admission
     log: MemoryLog
     replicators: dict[CellId, Replicator]
     copies: MemoryCopies
@@ -94,8 +96,9 @@ class SimCells:
     async def gap(self, cell: CellId, origin: CellId) -> Gap:
         async def stand(asked: Asked) -> Gap:
             replicator = asked.replicators[origin]
-            kept, heard_at = await replicator.standing()
-            return Gap(cell, _kept(kept), heard_at, asked.clock.now(), _kept(await replicator.applied()))
+            revision = asked.admission.revision
+            kept, heard_at = await replicator.standing_now()
+            return Gap(cell, _kept(kept), heard_at, asked.clock.now(), _kept(await replicator.applied()), revision)
 
         return await self._ask(cell, stand)
 

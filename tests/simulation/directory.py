@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from random import Random
 
 from kernel.epoch import Epoch
@@ -14,6 +16,7 @@ from kernel.limits import Plan
 from kernel.metrics import MemoryMeter
 from router.evacuation.execute import Executor
 from router.evacuation.failover import Failovers, Outcome
+from router.evacuation.joins import Joins, alone
 from router.evacuation.make import Wiring
 from router.evacuation.states import TURNS, Turn
 from router.evacuation.steps import PauseMove, StartMove, TurnMove
@@ -28,8 +31,8 @@ from tests.simulation.virtual import LoopClock
 
 _QUIET_SECONDS = 120
 _LOOKS = 6
-_WHIMS: Mapping[str, float] = {"fenced": 0.3, "switched": 0.2}
-"""How often an operator's mind changes when a move is met in a state. In these two it stays for a moment only."""
+_WHIMS: Mapping[str, float] = {"fenced": 0.3, "switched": 0.2, "joining": 0.2}
+"""How often an operator's mind changes when a move is met in a state. In these it stays for a moment only."""
 
 
 class CountingStore(MemoryStore):
@@ -39,6 +42,7 @@ class CountingStore(MemoryStore):
         super().__init__(zone)
         self._weather = weather
         self._turns = turns
+        self.joined: set[TenantId] = set()
         self.placed: dict[tuple[TenantId, Epoch], set[tuple[CellId, CellId | None]]] = defaultdict(set)
 
     async def change(self, step: Step, intent: Intent) -> Done:
@@ -47,6 +51,7 @@ class CountingStore(MemoryStore):
         self.placed[done.tenant.name, done.tenant.epoch].add((done.tenant.cell, done.tenant.standby))
         if isinstance(step, TurnMove) and held is not None and held.move is not None:
             self._turns[held.move.state, step.turn] += 1
+            self.joined |= {held.name} if step.turn == "join" else set()
         return done
 
 
@@ -68,16 +73,19 @@ class SimDirectory:
         self._tasks: list[asyncio.Task[None]] = []
         self._making: list[asyncio.Task[None]] = []
         self.twins = 0
+        self._joins = itertools.count()
         self.failed_over: set[TenantId] = set()
 
-    async def create(self, name: TenantId, plan: Plan, key: KeyHash, dedicated: bool) -> None:
-        """A tenant with one source."""
-        await self._store.adopt(self._topology)
+    async def create(self, name: TenantId, plan: Plan, key: KeyHash, dedicated: bool, early: bool) -> None:
+        """A tenant with one source; an `early` one is older than the cells' peers, so that nobody stands by for it."""
+        alone = tuple(replace(cell, peer=None) for cell in self._topology.cells)
+        await self._store.adopt(replace(self._topology, cells=alone) if early else self._topology)
         await self._change(CreateTenant(name, plan, 1.0, dedicated_schema=dedicated))
         await self._change(AddSource(name, Source(SourceId("web"), f"{name}-web", (Credential(key),))))
 
     async def whole(self) -> bytes:
         """Everything, as it is told."""
+        await self._store.adopt(self._topology)
         return codec.update_bytes((await self._store.table()).whole())
 
     def hear(self, data: bytes) -> None:
@@ -133,6 +141,11 @@ class SimDirectory:
         """Each tenant's homes and standbys, by epoch."""
         return self._store.placed
 
+    @property
+    def kept_twice(self) -> set[TenantId]:
+        """Tenants whose standby became a home, or was copied: each cell tells its own ledger of them."""
+        return self.failed_over | self._store.joined
+
     async def fail_over(self, lost: CellId) -> Outcome | None:
         """Fails a cell over; None when that is refused now."""
         try:
@@ -145,7 +158,9 @@ class SimDirectory:
     async def settle_moves(self) -> list[str]:
         """Every move comes to its end (I6), but for those that are named here, whose copy differs: they stand still."""
         deadline = self._clock.monotonic() + _QUIET_SECONDS
-        while under_way := [t for t in await self._tenants() if t.move is not None and t.move.state in UNDER_WAY]:
+        while (under_way := [t for t in await self._tenants() if t.move is not None and t.move.state in UNDER_WAY]) or any(
+            alone(await self._store.table())
+        ):
             for tenant in under_way:
                 if tenant.move is not None and tenant.move.paused:
                     await self._try(PauseMove(tenant.name, tenant.move.id, False))
@@ -177,6 +192,8 @@ class SimDirectory:
         known: dict[TenantId, Tenant] = self._store._tenants  # what the directory's mirror holds
         wiring = Wiring(self._store, self._cells, self._clock, MemoryMeter(), log, refreshed, known.get)
         self._making.append(asyncio.create_task(Executor(wiring).run(asyncio.Event())))
+        joins = Joins(self._store, lambda: self.edge, lambda: f"join-{next(self._joins)}", refreshed, self._clock, MemoryMeter())
+        self._making.append(asyncio.create_task(joins.run(asyncio.Event())))
 
     async def _kill(self) -> None:
         making, self._making = self._making, []

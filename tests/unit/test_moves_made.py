@@ -60,6 +60,7 @@ class Asked:
     name: CellId
     clock: Any = field(default_factory=SystemClock)
     acceptor: Any = None
+    admission: Any = None
     log: Any = None
     replicators: dict[CellId, Replicator] = field(default_factory=dict)
 

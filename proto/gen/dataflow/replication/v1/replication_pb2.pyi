@@ -343,10 +343,13 @@ class StandingResponse(_message.Message):
     HEARD_AT_FIELD_NUMBER: _builtins.int
     NOW_FIELD_NUMBER: _builtins.int
     OWN_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
     heard_at: _builtins.int
     """When the other cell answered last, in microseconds since 1970; 0: never since this process began."""
     now: _builtins.int
     """When this was true, by the same clock."""
+    revision: _builtins.int
+    """The revision of the placement that this cell knows: what it kept of the other log from `until` on, it chose by this one or a newer one."""
     @_builtins.property
     def kept(self) -> _containers.MessageMap[_builtins.int, Global___Kept]:
         """By partition of the other cell's log."""
@@ -362,10 +365,11 @@ class StandingResponse(_message.Message):
         heard_at: _builtins.int = ...,
         now: _builtins.int = ...,
         own: _abc.Mapping[_builtins.int, Global___Kept] | None = ...,
+        revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["heard_at", b"heard_at", "kept", b"kept", "now", b"now", "own", b"own"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["heard_at", b"heard_at", "kept", b"kept", "now", b"now", "own", b"own", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -265,6 +265,7 @@ class Move(_message.Message):
     KEEP_SECONDS_FIELD_NUMBER: _builtins.int
     EVACUATION_FIELD_NUMBER: _builtins.int
     STANDBY_FIELD_NUMBER: _builtins.int
+    JOINS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Names it."""
     source: _builtins.str
@@ -288,7 +289,9 @@ class Move(_message.Message):
     evacuation: _builtins.str
     """Which evacuation it belongs to."""
     standby: _builtins.str
-    """The cell that stood by for the tenant until it was switched, and is to forget it."""
+    """A cell that stood by for the tenant before, and is to forget it."""
+    joins: _builtins.bool
+    """The tenant stays at home, and the target becomes its standby."""
     def __init__(
         self,
         *,
@@ -304,10 +307,11 @@ class Move(_message.Message):
         keep_seconds: _builtins.int = ...,
         evacuation: _builtins.str = ...,
         standby: _builtins.str = ...,
+        joins: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_at", b"changed_at", "evacuation", b"evacuation", "id", b"id", "keep_seconds", b"keep_seconds", "paused", b"paused", "reason", b"reason", "remark", b"remark", "source", b"source", "standby", b"standby", "started_at", b"started_at", "state", b"state", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_at", b"changed_at", "evacuation", b"evacuation", "id", b"id", "joins", b"joins", "keep_seconds", b"keep_seconds", "paused", b"paused", "reason", b"reason", "remark", b"remark", "source", b"source", "standby", b"standby", "started_at", b"started_at", "state", b"state", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
