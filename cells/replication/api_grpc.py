@@ -94,9 +94,10 @@ class ReplicationGrpc(replication_pb2_grpc.ReplicationServiceServicer):
         token = dict(context.invocation_metadata() or ()).get("authorization", "")
         if not hmac.compare_digest(token.encode() if isinstance(token, str) else token, self._token):
             raise Failure(Reason.PEER_REFUSED, "the token is not this zone's")
-        follower = CellId(said.follower)
-        known = Link(self._zone, self._cell, follower if follower in self._replicators else CellId(""))
-        link.check(Link(ZoneName(said.zone), CellId(said.origin), follower), known)
+        known = Link(self._zone, self._cell, CellId(said.follower))
+        link.check(Link(ZoneName(said.zone), CellId(said.origin), known.follower), known)
+        if known.follower not in self._replicators:
+            raise Failure(Reason.PEER_REFUSED, f"cell {known.follower} is not wired to cell {self._cell}")
         return known
 
 
