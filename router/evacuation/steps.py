@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -13,15 +12,7 @@ from kernel.ids import CellId, TenantId
 from router.evacuation.states import TURNS, Turn
 from router.placement.place import place
 from router.placement.steps import View, standby_of
-from router.placement.table import UNDER_WAY, Move, MoveState, Tenant
-
-_AFTER_FAILOVER: Mapping[MoveState, MoveState] = {
-    "registered": "aborted",
-    "copying": "aborting",
-    "fenced": "aborting",
-    "switched": "settled",
-    "erasing": "settled",
-}
+from router.placement.table import BEFORE_SWITCH, UNDER_WAY, Move, MoveState, Tenant
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +107,8 @@ class TurnMove:
 @dataclass(frozen=True, slots=True)
 class FailOver:
     """The tenant's standby becomes its home, and its home, which is lost, its standby: what that one accepted and nobody else has comes
-    back with its disks. A move that has not switched is given up; one that has ends, for its old home stands by and is the home again.
-    UNKNOWN_TENANT; NOT_AT_HOME when it lives elsewhere by now; NO_STANDBY.
-    """
+    back with its disks. A move that has not switched is given up; one whose source takes over ends, for no old home is left to keep up to
+    date. UNKNOWN_TENANT; NOT_AT_HOME when it lives elsewhere by now; NO_STANDBY."""
 
     weighs: ClassVar[bool] = False
     subject: TenantId
@@ -135,7 +125,7 @@ class FailOver:
         move = held.move
         if held.standby is None or (move is not None and move.state == "joining"):
             raise Failure(Reason.NO_STANDBY, self.subject)
-        if move is not None and (state := _AFTER_FAILOVER.get(move.state)) is not None:
+        if move is not None and (state := _without_home(move, held.standby)) is not None:
             move = replace(move, state=state, changed_at=self.at, remark=f"cell {self.lost} failed over: {self.reason}", paused=False)
         return replace(held, cell=held.standby, standby=self.lost, epoch=Epoch(held.epoch + 1), fenced=False, move=move)
 
@@ -156,6 +146,13 @@ class PauseMove:
         if move.state not in UNDER_WAY or (self.paused and tenant.fenced):
             raise Failure(Reason.MOVE_NOT_NOW, f"it is {move.state}")
         return replace(tenant, move=replace(move, paused=self.paused, remark=self.remark))
+
+
+def _without_home(move: Move, standby: CellId) -> MoveState | None:
+    """The state of a move whose tenant loses its home to `standby`; None: it goes on as it is."""
+    if move.state in BEFORE_SWITCH:
+        return "aborted" if move.state == "registered" and move.standby is None else "aborting"
+    return "erasing" if move.state == "switched" and move.source == standby else None
 
 
 def _turned(tenant: Tenant, move: Move, after: Move, turn: Turn) -> Tenant:
