@@ -65,5 +65,7 @@ def _report(cell: str, found: pb.FailOverCellResponse, dry_run: bool) -> Iterato
         yield f"tenant {tenant.name} lives in cell {tenant.cell} (epoch {tenant.epoch})"
     for left in found.left:
         yield f"tenant {left.tenant} stays in {cell}: {left.why}"
+    if not (found.tenants or found.left):
+        yield f"no tenant lives in {cell}"
     if found.tenants and not dry_run:
         yield f"what is missing comes back by itself when {cell} is started again; then move tenants home with: dataflow moves start"

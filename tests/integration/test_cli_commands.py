@@ -28,6 +28,7 @@ from kernel.process.journal import Signer
 from router.placement.memory import MemoryStore
 from router.placement.table import CellEndpoint, Tenant
 from tests.support.edge_room import directory
+from tests.support.peers import ToldPeers
 from tests.support.tiny_cell import TinyCell
 
 
@@ -36,6 +37,7 @@ class Zone:
 
     def __init__(self, zone: str, token: str, port: int) -> None:
         self.store = MemoryStore(ZoneName(zone))
+        self.peers = ToldPeers()
         self._stop: asyncio.Event | None = None
         self._loop = asyncio.new_event_loop()
         ready = threading.Event()
@@ -46,7 +48,7 @@ class Zone:
     async def _serve(self, token: str, port: int, ready: threading.Event) -> None:
         self._stop = asyncio.Event()
         cells = [TinyCell(endpoint(cell)) for cell in FLEET.cells_of(self.store.zone)]
-        async with directory(cells, Signer(b"d" * 32), self.store, f"127.0.0.1:{port}", token):
+        async with directory(cells, Signer(b"d" * 32), self.store, f"127.0.0.1:{port}", token, self.peers):
             ready.set()
             await self._stop.wait()
 

@@ -33,6 +33,7 @@ from router.api.mirror import Mirror, open_mirror
 from router.api.service import RouterService
 from router.api.tokens import Principal, Role, tokens_of
 from router.evacuation.api_cells import GrpcCells
+from router.evacuation.cells import Peers
 from router.evacuation.failover import Failovers
 from router.evacuation.lookout import Lookout
 from router.placement.memory import MemoryStore
@@ -134,13 +135,15 @@ async def directory(
     store: MemoryStore | None = None,
     bind: str = "127.0.0.1:0",
     operator: str = OPERATOR,
+    peers: Peers | None = None,
 ) -> AsyncIterator[Directory]:
-    """A directory over real gRPC."""
+    """A directory over real gRPC. Without `peers` it reaches no cell."""
     held = store or MemoryStore(EU)
     await held.adopt(Topology(tuple(cell.endpoint for cell in cells), ZONES))
     meter = MemoryMeter()
     mirror = await open_mirror(held, meter)
-    failovers = Failovers(held, GrpcCells(lambda _: None, signer, SystemClock()), SystemClock(), lambda: mirror.table, mirror.refresh)
+    asked = peers or GrpcCells(lambda _: None, signer, SystemClock())
+    failovers = Failovers(held, asked, SystemClock(), lambda: mirror.table, mirror.refresh)
     lookout = Lookout(failovers, SystemClock(), meter, structlog.get_logger(), 0.0)
     service = RouterService(held, mirror, signer, meter, SystemClock(), secrets.token_bytes, lookout)
     server = await api.serve(service, tokens_of(operator, FOLLOWER, (VIEWER,)), meter, bind)
