@@ -18,7 +18,7 @@ from kernel.errors import Failure, Reason
 from kernel.ids import CellId, SourceId, TenantId, hash_of
 from kernel.limits import Plan
 from router.evacuation.states import Turn
-from router.evacuation.steps import StartMove, TurnMove
+from router.evacuation.steps import FailOver, StartMove, TurnMove
 from router.placement.memory import MemoryStore
 from router.placement.postgres import PostgresStore, open_store
 from router.placement.steps import (
@@ -357,3 +357,25 @@ async def test_a_restarted_directory_finds_everything(postgres: Databases) -> No
     with pytest.raises(Failure, match="STORE_UNAVAILABLE"):
         async with open_store("postgres://nobody@127.0.0.1:1/none", EU):
             pass
+
+
+async def test_a_standby_is_kept_with_its_tenant(store: Store) -> None:
+    """Law: what is read and replayed is what the steps made: who stands by, who did before a move, and homes that changed places. A
+    topology without any of them is refused, until nothing of the tenant is there."""
+    cells = (cell("a1", peer="b1"), cell("b1", 7_100, peer="a1"), cell("c1", 7_200))
+    await store.adopt(Topology(cells, TOPOLOGY.zones))
+    await do(store, made("two", "c1"), made("one"), PinTenant(ONE, None))
+    assert [(await store.tenant(TenantId(name))).standby for name in ("one", "two")] == ["b1", None]
+    assert await refused(store.adopt(Topology(cells[::2], TOPOLOGY.zones))) is Reason.SNAPSHOT_REFUSED
+    over = (await do(store, FailOver(ONE, CellId("a1"), "lost", Micros(NOW)))).tenant
+    assert (over.cell, over.standby, over.epoch) == ("b1", "a1", 2)
+    await do(store, start("one", "m1", "c1"), turn("one", "m1", "begin"), turn("one", "m1", "fence"))
+    left = (await do(store, turn("one", "m1", "switch"))).tenant
+    assert left.move is not None
+    assert (left.cell, left.standby, left.move.standby) == ("c1", None, "a1")
+    for after in (over, left):
+        assert after in [change.tenant for change in await store.changes(0) or ()]
+    assert await store.tenant(ONE) == left == (await store.table()).tenants[ONE]
+    assert await refused(store.adopt(Topology(cells[1:], TOPOLOGY.zones))) is Reason.SNAPSHOT_REFUSED
+    await do(store, turn("one", "m1", "finish"), turn("one", "m1", "erased"))
+    await store.adopt(Topology(cells[2:], TOPOLOGY.zones))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from typing import get_args
 
 from cells.eventlog import codec
 from cells.eventlog.envelope import Body, Envelope
@@ -16,8 +17,8 @@ from cells.processing.pipeline import fold
 from cells.storage.postgres_apply import PostgresStore
 from cells.storage.postgres_provision import Passwords, provision
 from kernel.clock import Micros
-from kernel.effects import Applied, Apply, EventRow
-from kernel.epoch import Claim, Epoch, Ownership
+from kernel.effects import Applied, Apply, EventRow, Outcome
+from kernel.epoch import Claim, Epoch, Ownership, OwnershipState
 from kernel.ids import CellId, SourceId, TenantId
 from kernel.metrics import MemoryMeter
 from kernel.process.clock import SystemClock
@@ -38,11 +39,16 @@ def entry_of(tenant: str, offset: int, at: int, ids: list[str]) -> Entry:
     return Entry(offset, Micros(at), Record(TenantId(tenant), SourceId("web"), CELL, Epoch(1), Micros(at), len(ids), "", body))
 
 
+async def outcome_of(store: PostgresStore, partition: int, tenant: str, offset: int, at: int, ids: list[str], epoch: int = 1) -> Outcome:
+    """What the store says of a record, when the applier believes in this epoch."""
+    effects = fold(partition, [entry_of(tenant, offset, at, ids)])
+    claim = Claim(CELL, {TenantId(tenant): Epoch(epoch)})
+    return await store.apply(Apply(effects, claim, offset, offset + 1), SystemClock().monotonic() + _APPLY_SECONDS)
+
+
 async def apply_record(store: PostgresStore, partition: int, tenant: str, offset: int, at: int, ids: list[str]) -> tuple[int, int]:
     """How many were stored, and how many were duplicates."""
-    effects = fold(partition, [entry_of(tenant, offset, at, ids)])
-    claim = Claim(CELL, {TenantId(tenant): Epoch(1)})
-    outcome = await store.apply(Apply(effects, claim, offset, offset + 1), SystemClock().monotonic() + _APPLY_SECONDS)
+    outcome = await outcome_of(store, partition, tenant, offset, at, ids)
     if not isinstance(outcome, Applied):
         raise TypeError(repr(outcome))
     return outcome.stored, outcome.duplicate
@@ -51,7 +57,7 @@ async def apply_record(store: PostgresStore, partition: int, tenant: str, offset
 async def main() -> None:
     """Until the input ends."""
     store: PostgresStore | None = None
-    print(json.dumps({"fields": EventRow._fields}), flush=True)
+    print(json.dumps({"fields": EventRow._fields, "states": get_args(OwnershipState)}), flush=True)
     while line := await asyncio.to_thread(sys.stdin.readline):
         command = json.loads(line)
         if "provision" in command:
@@ -61,9 +67,12 @@ async def main() -> None:
         elif store is None:
             raise ValueError("the first command is to provision")
         elif "own" in command:
-            owned = [Ownership(TenantId(one), Epoch(1), "owner") for one in command["own"]]
-            await store.own(owned, [TenantId(one) for one in command["dedicated"]])
+            epoch, state = Epoch(command.get("epoch", 1)), command.get("state", "owner")
+            owned = [Ownership(TenantId(one), epoch, state) for one in command["own"]]
+            await store.own(owned, [TenantId(one) for one in command.get("dedicated", ())])
             answer = None
+        elif "attempt" in command:
+            answer = type(await outcome_of(store, **command["attempt"])).__name__
         else:
             answer = await apply_record(store, **command)
         print(json.dumps(answer), flush=True)

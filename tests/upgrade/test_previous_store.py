@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -56,7 +56,7 @@ class Applier:
 
 
 @asynccontextmanager
-async def running(code: Path) -> AsyncIterator[Applier]:
+async def running(code: Path, proof: Callable[[Any], bool] = lambda hello: "payload" in hello["fields"]) -> AsyncIterator[Applier]:
     """The applier over this code; it is proved to be the previous one."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(code), str(code / "proto" / "gen")))}
     process = await asyncio.create_subprocess_exec(
@@ -69,8 +69,7 @@ async def running(code: Path) -> AsyncIterator[Applier]:
     )
     try:
         made = Applier(process)
-        fields = (await made.read())["fields"]
-        assert "payload" in fields, "this is not the previous code"
+        assert proof(await made.read()), "this is not the previous code"
         yield made
         assert process.stdin is not None
         process.stdin.close()
