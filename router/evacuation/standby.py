@@ -22,10 +22,8 @@ async def wait_until_level(cells: Cells, clock: Clock, home: CellId, standby: Ce
     taken for the other until then. Runs until it is cancelled otherwise; raises Failure when a cell cannot be asked."""
     there = await _until(clock, lambda: cells.gap(standby, home), lambda gap: check.keeps(gap, ends))
     ends_there = {one.partition: one.end for one in there.own}
-    here, _ = await asyncio.gather(
-        _until(clock, lambda: cells.gap(home, standby), lambda gap: check.keeps(gap, ends_there)),
-        _until(clock, lambda: cells.gap(standby, home), lambda gap: check.applies(gap, ends_there)),
-    )
+    here = await _until(clock, lambda: cells.gap(home, standby), lambda gap: check.keeps(gap, ends_there))
+    await _until(clock, lambda: cells.gap(standby, home), lambda gap: check.applies(gap, ends_there))
     ends_here = {one.partition: one.end for one in here.own}
     await _until(clock, lambda: cells.gap(home, standby), lambda gap: check.applies(gap, ends_here))
 

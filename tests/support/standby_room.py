@@ -24,6 +24,7 @@ from cells.replication.replicator import Replicator
 from cells.storage.memory import MemoryStore
 from cells.storage.memory_copies import MemoryCopies
 from kernel.epoch import Epoch
+from kernel.errors import Failure, Reason
 from kernel.ids import CellId, TenantId
 from kernel.limits import Plan
 from kernel.metrics import MemoryMeter
@@ -152,6 +153,7 @@ class Asked(SimCells):
         super().__init__(homes, weather)  # type: ignore[arg-type]  # another clock
         self.homes, self.random = homes, random
         self._eager: dict[str, int] = {}
+        self.away: set[CellId] = set()
         self.asked, self.erasing, self.erased = Counter[str](), set[CellId](), Counter[tuple[CellId, TenantId]]()
 
     async def one_deed(self) -> bool:
@@ -164,6 +166,8 @@ class Asked(SimCells):
         return bool(possible)
 
     async def gap(self, cell: CellId, origin: CellId) -> Gap:
+        if cell in self.away:
+            raise Failure(Reason.CELL_UNAVAILABLE, cell)
         await self.one_deed()
         self.asked["gap"] += 1
         return await super().gap(cell, origin)

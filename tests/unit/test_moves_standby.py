@@ -8,8 +8,10 @@ from dataclasses import replace
 import pytest
 
 from kernel import limits
+from kernel.errors import Failure, Reason
 from kernel.ids import CellId
 from kernel.process.clock import SystemClock
+from router.evacuation import standby
 from router.evacuation.states import Turn
 from router.evacuation.steps import PauseMove, StartMove
 from tests.support.processes import eventually
@@ -64,6 +66,19 @@ async def test_a_standby_that_stays_behind_is_not_fenced(seed: int, monkeypatch:
     room.b.stuck = False
     assert await room.drive() == "switched"
     assert fenced.is_set()
+
+
+async def test_who_waits_in_vain_asks_no_more() -> None:
+    """Law: when one of the two cells cannot be asked, nothing goes on asking the other: a move that tries again leaves nothing behind."""
+    room = await Room().begin()
+    for number in range(20):
+        await room.b.put(f"handed-over-{number}")
+    room.cells.away = {A}
+    tasks = asyncio.all_tasks()
+    with pytest.raises(Failure) as refused:
+        await standby.wait_until_level(room.cells, SystemClock(), A, B, {})
+    assert refused.value.reason is Reason.CELL_UNAVAILABLE
+    assert asyncio.all_tasks() == tasks
 
 
 async def test_a_standby_that_comes_near_slowly_is_not_fenced(monkeypatch: pytest.MonkeyPatch) -> None:
