@@ -31,7 +31,8 @@ REPLICATION_FAILURES: Final = Metric(
     "dataflow_replication_failures_total",
     "counter",
     "turns of the replication that failed and come again",
-    "see the reason; PEER_REFUSED pages, and so does OFFSET_OUT_OF_RANGE: the other cell has dropped what was not kept here yet",
+    "see the reason; PEER_REFUSED pages, and so do OFFSET_OUT_OF_RANGE, when the other cell has dropped what was not kept here yet, and"
+    " LOG_REPLACED, when its log was made anew",
     ("origin", "reason"),
 )
 METRICS: Final = (REPLICA_LAG_RECORDS, REPLICA_LAG_SECONDS, REPLICATED_EVENTS, REPLICATION_FAILURES)

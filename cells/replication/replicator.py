@@ -148,12 +148,16 @@ class Replicator:
 
     async def _begin(self, partition: int) -> int:
         """The position. Nobody stood by for anybody while there was none: it starts at what the other log still has. One that the other log
-        has dropped since is never passed over: the replica would have a hole that nobody sees. It stands still, and its lag grows."""
+        has dropped since is never passed over: the replica would have a hole that nobody sees. It stands still, and its lag grows. So it
+        does before a log that ends before the position, which was made anew: what it takes until it has grown so far was never kept here.
+        """
         found = (await self._w.store.replicated(self._w.cell)).get(partition)
-        if found is not None:
-            return found
-        first = (await self._w.origin.bounds())[partition].first
-        return await self._advance(partition, 0, first) if first else 0
+        bounds = (await self._w.origin.bounds())[partition]
+        if found is None:
+            return await self._advance(partition, 0, bounds.first) if bounds.first else 0
+        if found > bounds.next:
+            raise Failure(Reason.LOG_REPLACED, f"partition {partition} of {self._w.cell} ends at {bounds.next}, {found} is kept here")
+        return found
 
     async def step(self, partition: int, position: int) -> int:
         """One round; the position after it. Raises Failure."""

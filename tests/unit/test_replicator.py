@@ -211,3 +211,23 @@ async def test_a_log_that_was_replaced_is_not_taken_for_the_one_that_was_kept() 
     assert refused.value.reason is Reason.LOG_REPLACED
     kept, _ = await pair.replicator.standing()
     assert kept[0] == Kept(0, 1)
+
+
+async def test_a_log_that_was_made_anew_is_not_taken_for_the_old_one() -> None:
+    """Law: while it ends before what is kept of the old one, nothing is passed over: the replica stands still, loudly. It goes on when the
+    old log is back, and where a log ends at the position it has everything."""
+    pair = Pair()
+    await pair.put(0, one("a"), one("b"))
+    await pair.step(0)
+    assert await pair.replicator._begin(0) == 2
+    pair.origin.log = MemoryLog(4, pair.clock)
+    await pair.origin.log.append(0, one("anew"), pair.clock.monotonic() + 5)
+    with pytest.raises(Failure) as refused:
+        await pair.replicator._begin(0)
+    assert refused.value.reason is Reason.LOG_REPLACED
+    assert await pair.store.replicated(THERE) == {0: 2}
+    pair.origin.log = pair.there
+    await pair.put(0, one("c"))
+    assert await pair.replicator._begin(0) == 2
+    await pair.step(0)
+    assert await pair.kept(0) == ["a", "b", "c"]
