@@ -36,6 +36,7 @@ _READ_BY: Final = {
     "ProvisionConfig": "the maker of a cell's database: `python -m cells.provision`",
     "DirectorySettings": "a zone's directory: `python -m router.app --role directory`",
     "AgentSettings": "an edge's agent: `python -m router.app --role agent`",
+    "WitnessSettings": "a zone's witness: `python -m router.app --role witness`",
 }
 
 

@@ -24,6 +24,7 @@ MEANINGS: Final[dict[str, str]] = {
     "edge_key_file": "PEM file of the key of `edge_cert_file`",
     "edge_name": "the edge's name, told to the directory and in its status",
     "edge_transport": "`tls`, `clear`, or `both` on one port",
+    "failover_after_seconds": "how long a majority of the zone's sites must not reach a cell until it is failed over; 0: a person does it",
     "follower_token_file": "file with the token that may follow the directory, 16 characters or more",
     "grpc_address": "`host:port` where gRPC is served",
     "headers_seconds": "how long Envoy waits for a request's head",

@@ -88,7 +88,7 @@ class Cell:
         wiring = Wiring(cell, origin, self.origin, self.log, self.store, lambda: TENANTS, self.clock, MemoryMeter())
         self.replicator = Replicator(wiring)
         check = Orders(cell, verify, self.clock)
-        self.servicer = ReplicationGrpc(zone, cell, self.log, {origin: self.replicator}, check, TOKEN, self.clock)
+        self.servicer = ReplicationGrpc(zone, cell, self.log, {origin: self.replicator}, check, TOKEN, self.clock, lambda: 7)
         self.defects: list[BaseException] = []
 
     async def serve(self, address: str) -> GrpcServer:

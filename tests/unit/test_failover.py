@@ -15,14 +15,15 @@ from kernel.epoch import Epoch
 from kernel.errors import Failure, Reason
 from kernel.ids import CellId, TenantId
 from kernel.limits import Plan
-from router.evacuation.failover import Outcome, fail_over
+from router.evacuation.failover import Failovers, Outcome
 from router.evacuation.states import TURNS, Turn
-from router.evacuation.steps import FailOver, PauseMove, StartMove, TurnMove
+from router.evacuation.steps import FailOver, JoinStandby, PauseMove, StartMove, TurnMove
 from router.placement.capacity import NOTHING
 from router.placement.memory import MemoryStore
 from router.placement.steps import CreateTenant, PinTenant, View
-from router.placement.store import Intent
+from router.placement.store import Done, Intent
 from router.placement.table import BEFORE_SWITCH, UNDER_WAY, Move, MoveState, Pin, Table, Tenant, Topology
+from tests.support.clock import ManualClock
 from tests.support.peers import ToldPeers, gap_at
 from tests.support.router_words import EU, ZONES, cell, tenant
 
@@ -56,10 +57,10 @@ def turned(held: Tenant, turn: Turn) -> Tenant:
 
 
 def ways(turns: tuple[Turn, ...] = (), state: MoveState = "registered") -> Iterator[tuple[Turn, ...]]:
-    """Every way that a move can have gone in so many turns."""
+    """Every way that a move which is to switch can have gone in so many turns."""
     yield turns
     for before, turn in TURNS:
-        if before == state and len(turns) < _TURNS_MAX:
+        if before == state and turn != "join" and len(turns) < _TURNS_MAX:
             yield from ways((*turns, turn), TURNS[before, turn])
 
 
@@ -115,7 +116,7 @@ def test_whatever_turns_and_failovers_come_epochs_tell_homes_apart(target: CellI
     for number in chosen:
         before, move = held, held.move
         assert move is not None
-        turns = [turn for state, turn in TURNS if state == move.state]
+        turns = [turn for state, turn in TURNS if state == move.state and turn != "join"]
         if number < len(turns):
             held = turned(held, turns[number])
         elif held.standby is not None:
@@ -131,6 +132,30 @@ def test_whatever_turns_and_failovers_come_epochs_tell_homes_apart(target: CellI
         assert held.move is not None
         assert held.fenced == (held.move.state == "fenced")
         assert held.fenced or held.epoch not in closed
+
+
+def test_a_standby_that_is_not_complete_is_nobodys_home() -> None:
+    """Law: from the moment on that it joins it stands by, and takes over when it has joined, not before. Another move goes before a join,
+    and lets what that took be erased."""
+    held = JoinStandby(ACME, "m1", NOW).take(home(None), VIEW)
+    for turn, standby in (("begin", None), ("join", B)):
+        with pytest.raises(Failure) as refused:
+            over(held, A)
+        assert refused.value.reason is Reason.NO_STANDBY
+        held = turned(held, turn)  # type: ignore[arg-type]  # a turn
+        assert held.standby == standby
+    with pytest.raises(Failure) as refused:
+        over(held, A)
+    assert refused.value.reason is Reason.NO_STANDBY
+    assert (over(turned(held, "joined"), A).cell, over(turned(held, "joined"), A).standby) == (B, A)
+    moving = StartMove(ACME, "m2", C, "why", NOW, 60).take(held, VIEW)
+    assert (moving.standby, moving.move and moving.move.standby) == (None, B)
+    given_up = TurnMove(ACME, "m2", "abort", NOW).take(moving, VIEW)
+    assert given_up.move is not None
+    assert given_up.move.state == "aborting"
+    with pytest.raises(Failure) as refused:
+        turned(turned(JoinStandby(ACME, "m1", NOW).take(home(None), VIEW), "begin"), "fence")
+    assert refused.value.reason is Reason.MOVE_NOT_NOW
 
 
 def test_what_is_refused_and_why() -> None:
@@ -149,6 +174,7 @@ class Room:
     peers: ToldPeers = field(default_factory=ToldPeers)
     failing: dict[TenantId, Failure] = field(default_factory=dict)
     dies_after: int = 1_000
+    taken: int = 0
 
     async def fill(self, homes: dict[str, str]) -> Room:
         """Tenants by their homes."""
@@ -166,22 +192,25 @@ class Room:
 
     async def over(self, lost: CellId = A, *, force: bool = False, dry_run: bool = False, table: Table | None = None) -> Outcome:
         """As the directory does it. The process dies when `dies_after` steps are taken, before it hears of the last one."""
-        taken = 0
 
-        async def step(name: TenantId) -> Tenant:
-            nonlocal taken
-            if name in self.failing:
-                raise self.failing[name]
-            if taken == self.dies_after:
-                raise asyncio.CancelledError
-            intent = Intent("ann", NOW, dry_run=dry_run)
-            taken += 1
-            done = await self.directory.change(FailOver(name, lost, "a test", NOW), intent)
-            if taken == self.dies_after:
-                raise asyncio.CancelledError
-            return done.tenant
+        async def refresh() -> Table:
+            return table or await self.directory.table()
 
-        return await fail_over(table or await self.directory.table(), lost, force, self.peers, step)
+        self.taken = 0
+        failovers = Failovers(self, self.peers, ManualClock(NOW), self.directory.table, refresh)  # type: ignore[arg-type]  # it takes steps
+        return await failovers.run(lost, "a test", "ann", force=force, dry_run=dry_run)
+
+    async def change(self, step: FailOver, intent: Intent) -> Done:
+        """The store's, in trouble."""
+        if step.subject in self.failing:
+            raise self.failing[step.subject]
+        if self.taken == self.dies_after:
+            raise asyncio.CancelledError
+        self.taken += 1
+        done = await self.directory.change(step, intent)
+        if self.taken == self.dies_after:
+            raise asyncio.CancelledError
+        return done
 
     async def refused(self, lost: CellId = A, *, force: bool = False) -> Reason:
         """Why; and nothing was changed."""

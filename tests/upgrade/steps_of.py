@@ -39,7 +39,7 @@ async def main(dsn: str) -> None:
     """Until the input ends."""
     async with open_store(dsn, ZONE) as store:
         await store.adopt(topology())
-        print(json.dumps(sorted(Tenant.__slots__)), flush=True)  # type: ignore[attr-defined]  # a dataclass with slots
+        print(json.dumps(sorted(Tenant.__slots__)), flush=True)
         while line := await asyncio.to_thread(sys.stdin.readline):
             for step in step_of(*json.loads(line)):
                 await store.change(step, Intent("the previous code", NOW))
