@@ -74,7 +74,8 @@ async def measure(bench: Bench, take: Take, how: How, teller: Teller) -> Run:
             teller.say("a process was started again: what its predecessor took is not counted")
         await _falsify(connection, how.sabotage)
         ledger = Ledger(load.batch, schedule.tenant)
-        queryable = await _settle(stored.parts(connection, run, bench.tenants, since), ledger, watch, loop)
+        parts = stored.parts(connection, run, bench.tenants, since)
+        queryable = await settle(parts, ledger, watch, loop.began, len(loop.outcomes.acknowledged))
     samples = Samples(load.batch, schedule.first_due, loop.outcomes.acknowledged, queryable, schedule.stream)
     verdict = ledger.verdict(loop.outcomes.acknowledged)
     sent = len(set(schedule.request[: loop.outcomes.sent]))
@@ -113,15 +114,15 @@ async def _wait_until_applied(connection: asyncpg.Connection[asyncpg.Record], gi
     return False
 
 
-async def _settle(parts: AsyncIterator[Part], ledger: Ledger, watch: Watch, loop: OpenLoop) -> array[float]:
-    """Enters all that is stored into the ledger; when each request was queryable as a whole, in seconds after the start."""
-    queryable = array("d", [math.nan]) * len(loop.outcomes.acknowledged)
+async def settle(parts: AsyncIterator[Part], ledger: Ledger, watch: Watch, began: float, requests: int) -> array[float]:
+    """Enters all that is stored into the ledger; when each of so many requests was queryable as a whole, in seconds after the start."""
+    queryable = array("d", [math.nan]) * requests
     async for part in parts:
         ledger.add(part)
         moment = watch.visible_at(part.partition, part.offset)
         if moment is not None and part.request < len(queryable):
             known = queryable[part.request]
-            queryable[part.request] = moment - loop.began if math.isnan(known) else max(known, moment - loop.began)
+            queryable[part.request] = moment - began if math.isnan(known) else max(known, moment - began)
     return queryable
 
 

@@ -1,6 +1,6 @@
 """What a cell's store and log hold of a run, asked as the superuser behind the services' backs: parts for the verdict, and sizes.
 
-The one place that knows how events are laid out in the store.
+The one place that knows how events are laid out in the store and in the log.
 """
 
 from __future__ import annotations
@@ -31,6 +31,10 @@ FROM (
 """
 # Nothing tells the planner how many events there are to a record: it would sort all of them.
 _HASHED: Final = "SET LOCAL enable_sort = off; SET LOCAL work_mem = '512MB'; SET LOCAL max_parallel_workers_per_gather = 2"
+_BEHIND: Final = """
+SELECT r.body FROM eventlog.record r JOIN unnest($2::int[], $3::bigint[]) AS gap (partition, until) USING (partition)
+WHERE r.cell = $1 AND r."offset" >= gap.until
+"""
 _APPLIED: Final = "SELECT coalesce(sum(stored + duplicate + quarantined + held), 0)::bigint FROM tenants.ledger"
 _SIZES: Final = """
 SELECT coalesce(sum(pg_total_relation_size(c.oid)) FILTER (WHERE n.nspname = 'eventlog'), 0)::bigint AS log,
@@ -83,6 +87,12 @@ def _words(found: Sequence[int]) -> dict[int, list[int]]:
     for position in found:
         words[position // WORD].append(position % WORD)
     return words
+
+
+async def behind(connection: asyncpg.Connection[asyncpg.Record], run: str, cell: str, until: Mapping[int, int]) -> frozenset[int]:
+    """Requests of `run` that `cell` itself accepted into its log, at or behind these offsets of its partitions."""
+    rows = await connection.fetch(_BEHIND, cell, list(until), list(until.values()))
+    return frozenset(request for row in rows for request in positions_by_request(run, codec.decode_columns(row["body"]).message_ids))
 
 
 async def applied(connection: asyncpg.Connection[asyncpg.Record]) -> int:

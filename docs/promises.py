@@ -114,7 +114,14 @@ NUMBERS: Final = (
         "python -m bench.edge",
     ),
     Promise(
-        "P6", "a region is killed, in zone", "< 0.1 % of requests fail, no gap > 1 s; processing at the peer in < 10 s; 0 lost in the end"
+        "P6",
+        "a region is killed, in zone",
+        "< 0.1 % of requests fail, no gap > 1 s; processing at the peer in < 10 s; 0 lost in the end",
+        "python -m bench.failover --times 3",
+        (
+            "tests/e2e/test_failover.py::test_a_region_is_lost_failed_over_and_comes_back",
+            "tests/integration/test_edge_handoff.py::test_a_killed_cells_requests_go_to_its_peer_and_come_home_again",
+        ),
     ),
     Promise(
         "P7",
