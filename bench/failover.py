@@ -104,21 +104,21 @@ def draw(path: Path, losses: Sequence[Loss]) -> None:
 def _over_time(axes: Any, loss: Loss) -> None:
     samples = loss.samples
     lines = (
-        ("its tenants, acknowledged", samples.acknowledged, OF_LOST),
-        ("its tenants, in the peer's store", samples.queryable, OF_LOST),
-        ("the peer's own, acknowledged", samples.acknowledged, OF_PEER),
+        ("tenants of the lost cell, acknowledged", samples.acknowledged, OF_LOST),
+        ("the same, in the peer's store", samples.queryable, OF_LOST),
+        ("tenants of its peer, acknowledged", samples.acknowledged, OF_PEER),
     )
     for number, (name, moments, stream) in enumerate(lines):
         seconds, middles, mosts = zip(*_binned(samples, moments, stream), strict=True)
         axes.plot(seconds, middles, color=f"C{number}", lw=1.0, label=f"{name}, median")
-        axes.plot(seconds, mosts, color=f"C{number}", lw=0.4, label=f"{name}, most")
+        axes.plot(seconds, mosts, color=f"C{number}", lw=0.4, label=f"{name}, longest")
     failed = [failure.begun for failure in loss.failures]
     axes.plot(failed, [1.0] * len(failed), "rx", ms=4, label=f"attempts that failed ({len(failed)} of {loss.attempts:,})")
     for mark, dashes in _MARKS.items():
         axes.axvline(getattr(loss.marks, mark), color="black", ls=dashes, lw=0.8, label=mark)
     axes.set(title=loss.scenario, xlabel="seconds after the start", ylabel="ms from due", yscale="log")
     axes.grid(visible=True, lw=0.3)
-    axes.legend(fontsize=6, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.12))
+    axes.legend(fontsize=6, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.15))
 
 
 def _binned(samples: Samples, moments: Sequence[float], stream: int) -> list[tuple[float, float, float]]:

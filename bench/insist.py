@@ -36,16 +36,17 @@ class Failed(NamedTuple):
 
 
 class Insisting:
-    """Plays the first sendings of a schedule until it is told to stop; then what is under way ends.
+    """Plays the first sendings of a schedule until it is told to stop; then what is under way ends. Requests take the sessions in turn,
+    each of which has connections of its own: so every edge has its share of them.
 
     By request, in seconds after the start, NaN for never: `acknowledged`, and `begun`, when the attempt began that was. `attempts` has
     the beginnings of all of them; `sent` counts requests.
     """
 
-    def __init__(self, schedule: Schedule, bodies: Bodies, web: aiohttp.ClientSession, keys: Sequence[str]) -> None:
+    def __init__(self, schedule: Schedule, bodies: Bodies, webs: Sequence[aiohttp.ClientSession], keys: Sequence[str]) -> None:
         self._schedule = schedule
         self._bodies = bodies
-        self._web = web
+        self._webs = webs
         self._headers = [{"x-api-key": key, "content-type": "application/json"} for key in keys]
         self._stop = asyncio.Event()
         self._born = 0
@@ -99,8 +100,9 @@ class Insisting:
 
     async def _attempt(self, request: int, body: bytes) -> str:
         path, headers = self._bodies.path(request).decode(), self._headers[self._schedule.tenant[request]]
+        web = self._webs[request % len(self._webs)]
         try:
-            async with self._web.post(path, data=body, headers=headers) as answer:
+            async with web.post(path, data=body, headers=headers) as answer:
                 return verdict_of(answer.status, await answer.read())
         except (aiohttp.ClientError, TimeoutError) as error:
             return type(error).__name__

@@ -45,6 +45,7 @@ _LOAD_SECONDS_MAX: Final = 600.0
 _LOOK_SECONDS: Final = 0.05
 _REST_SECONDS: Final = 1.0
 _PROBES: Final = 8
+_SESSIONS: Final = 16
 OK, EMPTY = 200, 400  # EMPTY: whoever sends a batch of nothing with a key that is known
 _ENDS: Final = "SELECT partition, next_offset FROM eventlog.partition"
 
@@ -165,18 +166,22 @@ def killed_in(scenario: Scenario) -> tuple[str, ...]:
 async def lose(scenario: Scenario, how: How, say: Callable[[str], None]) -> Loss:
     """The whole story, on a fleet of its own."""
     say(f"{scenario}: starting two cells, their edges, a directory")
-    timeout, connector = aiohttp.ClientTimeout(total=ATTEMPT_SECONDS), aiohttp.TCPConnector(limit=0)
-    async with (
-        fleet() as made,
-        aiohttp.ClientSession(made.access.zone_endpoint(ZONE), timeout=timeout, connector=connector) as web,
-    ):
+    async with contextlib.AsyncExitStack() as stack:
+        made = await stack.enter_async_context(fleet())
+        webs = [await stack.enter_async_context(_session(made)) for _ in range(_SESSIONS)]
         tenants = await _tenants(made)
-        await _wait_until_live(web, tenants)
+        await _wait_until_live(webs[0], tenants)
         schedule, run = plan(load_of(how.rate)), secrets.token_hex(RUN_CHARS // 2)
-        clients = Insisting(schedule, Bodies("http", run, BATCH), web, [tenant.write_key for tenant in tenants])
-        room = Room(made, web, tenants, run, schedule, clients)
+        clients = Insisting(schedule, Bodies("http", run, BATCH), webs, [tenant.write_key for tenant in tenants])
+        room = Room(made, webs[0], tenants, run, schedule, clients)
         async with _watching(made, PEER) as peer, _sending(clients) as sending:
             return await _told(room, scenario, how, peer, sending, say)
+
+
+def _session(made: LocalFleet) -> aiohttp.ClientSession:
+    """With as many connections to the zone's endpoint as it takes."""
+    timeout, connector = aiohttp.ClientTimeout(total=ATTEMPT_SECONDS), aiohttp.TCPConnector(limit=0)
+    return aiohttp.ClientSession(made.access.zone_endpoint(ZONE), timeout=timeout, connector=connector)
 
 
 async def _told(room: Room, scenario: Scenario, how: How, peer: Store, sending: asyncio.Task[None], say: Callable[[str], None]) -> Loss:

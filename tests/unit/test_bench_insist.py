@@ -51,7 +51,7 @@ async def insisting(server: Server, schedule: Schedule, batch: int) -> AsyncIter
     try:
         host, port = runner.addresses[0][:2]
         async with aiohttp.ClientSession(f"http://{host}:{port}") as session:
-            yield Insisting(schedule, Bodies("http", RUN, batch), session, KEYS)
+            yield Insisting(schedule, Bodies("http", RUN, batch), [session], KEYS)
     finally:
         await runner.cleanup()
 
