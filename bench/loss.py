@@ -190,11 +190,15 @@ class Loss:
             "marks": {name: round(getattr(self.marks, name), 3) for name in Marks.__slots__},
             "requests": self.sent,
             "attempts": self.attempts,
+            "failed_attempts": len(self.failures),
             "failed": Counter(failure.why for failure in self.failures),
             "failed_seconds_after_the_kill": [round(failure.begun - self.marks.killed, 3) for failure in self.failures[:100]],
             **figures,
             "longest_wait_seconds": _rounded(self.longest_wait_seconds),
             "failover_call_seconds": _rounded(self.marks.told - self.marks.commanded),
+            "lost_events": self.lost,
+            "doubled_events": self.doubled,
+            "gap_records": self.gap.records,
             "heard_seconds_before": self.gap.heard_seconds,
             "requests_behind_the_gap": len(self.gap.requests),
             "acknowledged_ms": self.phases(),
@@ -229,7 +233,6 @@ def _p99(phase: str) -> Callable[[Loss], float]:
 # By name: how it is told of one loss, its label, its unit and its bound, if one was promised.
 FIGURES: Final[Mapping[str, tuple[Callable[[Loss], float], str, str, float | None]]] = {
     "failed_percent": (lambda loss: loss.failed_percent, "attempts that failed, of all", "%", UNSERVED_PERCENT),
-    "failed_attempts": (lambda loss: float(len(loss.failures)), "attempts that failed", "attempts", None),
     "given_up_percent": (lambda loss: loss.given_up_percent, "requests never acknowledged, repeats included", "%", UNSERVED_PERCENT),
     "silence_seconds": (lambda loss: loss.silence_seconds, "longest time without an acknowledgement", "s", SILENCE_SECONDS),
     "taken_seconds": (lambda loss: loss.taken_seconds, "from the kill until the peer takes writes", "s", SILENCE_SECONDS),
@@ -239,12 +242,10 @@ FIGURES: Final[Mapping[str, tuple[Callable[[Loss], float], str, str, float | Non
     "behind_p99_ms": (lambda loss: percentile(loss.behind_ms, 0.99), "the peer behind the cell before the kill, p99", "ms", BEHIND_MS),
     "answering_seconds": (lambda loss: loss.answering_seconds, "from the command until queries are answered", "s", SERVED_SECONDS),
     "queryable_seconds": (lambda loss: loss.queryable_seconds, "from the command until all is queryable", "s", SERVED_SECONDS),
-    "gap_records": (lambda loss: float(loss.gap.records), "the gap that was told", "records", None),
     "missing_events": (lambda loss: float(loss.missing_events), "missing at the peer until the disks return", "events", None),
     "unexplained_events": (lambda loss: float(loss.unexplained_events), "missing, and not behind the gap that was told", "events", 1.0),
     "merged_seconds": (lambda loss: loss.merged_seconds, "from the return until all is in both cells", "s", None),
-    "lost_events": (lambda loss: float(loss.lost), "lost in the end", "events", 1.0),
-    "doubled_events": (lambda loss: float(loss.doubled), "doubled in the end", "events", 1.0),
+    "wrong_events": (lambda loss: float(loss.lost + loss.doubled), "lost or doubled in the end", "events", 1.0),
 }
 
 

@@ -134,7 +134,7 @@ def test_figures_of_several_losses_are_medians_but_counts_of_what_must_not_be() 
     bad = {"a": Verdict(100, 99, 1, 0, 0, 0), "b": Verdict(100, 100, 0, 0, 0, 0)}
     losses = [loss_of(), replace(loss_of(lambda due: due + 0.03), verdicts=bad), loss_of(lambda due: due + 0.02)]
     rows = rows_of(losses)
-    assert (row(rows, "lost_events").figure, row(rows, "lost_events").reached) == (1, False)
+    assert (row(rows, "wrong_events").figure, row(rows, "wrong_events").reached) == (1, False)
     middle = row(rows, "p99_during_ms")
     assert middle.figure == pytest.approx(20, rel=0.01)
     assert middle.spread is not None
@@ -151,7 +151,7 @@ def test_what_was_found_stands_in_the_page_of_promises(tmp_path: Path) -> None:
     assert [one["scenario"] for one in written["runs"]] == list(SCENARIOS)
     page = generate.validation(tmp_path)
     assert "edge alive, longest time without an acknowledgement: 0.2 s |" in page
-    assert "edge lost, lost in the end: 2 events; VOID: events differ" in page
+    assert "edge lost, lost or doubled in the end: 2 events; VOID: events differ" in page
 
 
 def test_a_picture_is_the_same_for_the_same_losses(tmp_path: Path) -> None:
