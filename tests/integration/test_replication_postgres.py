@@ -98,7 +98,7 @@ async def pair(postgres: Databases, tmp_path: Path) -> AsyncIterator[Pair]:
         stack.push_async_callback(origin.close)
         backwards = Replicator(Wiring(THERE, HERE, origin, there, store, lambda: TENANTS, CLOCK, MemoryMeter()))
         server = GrpcServer("127.0.0.1:0")
-        servicer = ReplicationGrpc(EU, THERE, there, {HERE: backwards}, orders, TOKEN, CLOCK)
+        servicer = ReplicationGrpc(EU, THERE, there, {HERE: backwards}, orders, TOKEN, CLOCK, lambda: 1)
         replication_pb2_grpc.add_ReplicationServiceServicer_to_server(servicer, server.server)
         address = f"127.0.0.1:{await server.start([SERVICE])}"
         stack.push_async_callback(server.stop, 0)

@@ -148,6 +148,10 @@ async def test_refusals_have_reasons(served: Directory) -> None:
         (served.call("SuspendTenant", tenant="acme", intent=pb.Intent(request_id="r" * 65)), "INVALID_FIELD"),
         (served.call("SuspendTenant", tenant="acme", intent=pb.Intent(request_id="r\n")), "INVALID_FIELD"),
         (served.call("SuspendTenant", tenant="acme", intent=pb.Intent(if_revision=1)), "STALE_REVISION"),
+        (served.call("FailOverCell", cell="a1"), "INVALID_FIELD"),
+        (served.call("FailOverCell", cell="", reason="why"), "INVALID_NAME"),
+        (served.call("FailOverCell", cell="us-1", reason="why"), "UNKNOWN_CELL"),
+        (served.call("ReportView", site="us-east-1"), "INVALID_FIELD"),
     ]
     before = await served.call("ListTenants")
     for call, reason in cases:
@@ -156,8 +160,9 @@ async def test_refusals_have_reasons(served: Directory) -> None:
 
 
 async def test_who_only_looks_changes_nothing(served: Directory) -> None:
-    """Law: every method is a viewer's or an operator's alone, and a follower's is Watch."""
-    everything = [method.name for method in pb.DESCRIPTOR.services_by_name["RouterService"].methods if method.name != "Watch"]
+    """Law: every method is a viewer's or an operator's alone, but for what followers do: Watch, and say what they see."""
+    followed = {"Watch", "ReportView"}
+    everything = [method.name for method in pb.DESCRIPTOR.services_by_name["RouterService"].methods if method.name not in followed]
     reading = {"GetTenant", "ListTenants", "ListCells", "ListAudit", "ListMoves", "Resolve"}
     for method in everything:
         for token, may in ((VIEWER.token, method in reading), (FOLLOWER, False)):

@@ -37,13 +37,14 @@ def test_ports_are_distinct_and_inside_the_stated_range(layout: Layout) -> None:
 
 
 def test_every_cell_region_and_zone_has_its_processes() -> None:
-    """Per cell a PostgreSQL and a cell; per region an agent and an Envoy; per zone a PostgreSQL, a directory and an endpoint."""
+    """Per cell a PostgreSQL and a cell; per region an agent and an Envoy; per zone a PostgreSQL, a directory, a witness and an
+    endpoint."""
     names = {place.name for place in LAYOUT.places()}
     cells = set(FLEET.cells)
     regions = {cell.region for cell in FLEET.cells.values()}
     expected = {f"{kind}/{cell}" for cell in cells for kind in ("postgres", "cell")}
     expected |= {f"{kind}/{region}" for region in regions for kind in ("agent", "envoy")}
-    expected |= {f"{kind}/{zone}" for zone in FLEET.zones for kind in ("postgres", "directory", "endpoint")}
+    expected |= {f"{kind}/{zone}" for zone in FLEET.zones for kind in ("postgres", "directory", "witness", "endpoint")}
     assert names == expected
 
 
