@@ -10,6 +10,7 @@ from google.protobuf.json_format import MessageToJson
 
 from cli.commands.moves import sure
 from cli.commands.options import output_option, run, running, state_option
+from cli.errors import Unable
 from dataflow.routing.v1 import routing_pb2 as pb
 
 _MICROS = 1_000_000
@@ -43,6 +44,8 @@ def fail_over_cell(cell: str, reason: str, force: bool, yes: bool, dry_run: bool
             click.echo(MessageToJson(found, preserving_proto_field_name=True, always_print_fields_with_no_presence=True, indent=None))
         else:
             click.echo("\n".join(_report(cell, found, dry_run)))
+        if found.left:
+            raise Unable(f"{len(found.left)} tenants stay in {cell}", "see why above: who has no standby waits for the cell")
 
     run(go)
 

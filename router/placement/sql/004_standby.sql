@@ -1,3 +1,4 @@
--- The cell that stands by for a tenant. The previous code goes on beside it, and leaves the column as it is: it makes tenants without a
--- standby and tells no follower of one. So a directory of the previous version is gone before a cell is failed over.
+-- The cell that stands by for a tenant. A directory of the previous version leaves the column as it is, makes tenants without a standby, and
+-- tells followers of a changed tenant without its standby, which then passes records over. So it is gone before the first tenant with a
+-- standby is created: the previous code may run on this schema, not beside this code.
 ALTER TABLE placement.tenant ADD COLUMN standby text;
