@@ -44,6 +44,7 @@ _SETTLE_SECONDS: Final = 120.0
 _LOAD_SECONDS_MAX: Final = 600.0
 _LOOK_SECONDS: Final = 0.05
 _REST_SECONDS: Final = 1.0
+_TOLD_SECONDS: Final = 2.5  # a watch tells what it saw once a second
 _PROBES: Final = 8
 _SESSIONS: Final = 16
 OK, EMPTY = 200, 400  # EMPTY: whoever sends a batch of nothing with a key that is known
@@ -213,6 +214,7 @@ async def _told(room: Room, scenario: Scenario, how: How, peer: Store, sending: 
         await sending
         say("the load has ended; waiting until both cells have everything")
         await _wait_until_merged(room, (peer, home))
+        await asyncio.sleep(_TOLD_SECONDS)
         behind = await stored.behind(home.session, room.run, LOST, {one.partition: one.until for one in gap.kept})
         (peers, there), (homes, here) = await room.judge(peer), await room.judge(home)
     return Loss(
