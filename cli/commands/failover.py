@@ -56,7 +56,7 @@ def gaps_of(found: pb.FailOverCellResponse) -> Iterator[str]:
         missing = sum(one.end - one.until for one in gap.kept)
         heard = f"it was heard of last {(gap.asked_at - gap.heard_at) / _MICROS:.1f} s ago" if gap.heard_at else "it was never heard of"
         offsets = ", ".join(f"{one.partition} from {one.until}" for one in gap.kept)
-        yield f"the gap at {gap.cell}: {missing:,} records are known to be missing; {heard}, and what it acknowledged since is missing too"
+        yield f"the gap at {gap.cell}: {missing:,} records are missing that it has heard of; {heard}, and what came since is missing too"
         yield f"  in its log (partition from offset): {offsets}"
 
 

@@ -115,7 +115,7 @@ async def test_events_come_back_out_and_survive_a_restart_of_the_fleet(machine: 
     assert (code, "a fleet already runs in" in second) == (2, True)
 
     pids = machine.pids()
-    assert len(pids) == 7
+    assert len(pids) == 8
     fleet.send_signal(signal.SIGINT)
     assert await asyncio.wait_for(fleet.wait(), 60) == 0
     assert not [pid for pid in pids if psutil.pid_exists(pid)]

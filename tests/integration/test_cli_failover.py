@@ -15,7 +15,7 @@ from tests.support.peers import SILENT_SECONDS, ToldPeers
 __all__ = ["running"]
 LOST, PEER = "us-west-2-a", "us-east-1-a"
 COMMAND = ("cells", "failover", LOST, "--reason", "the region is dark")
-GAP = f"the gap at {PEER}: 3 records are known to be missing; it was heard of last {SILENT_SECONDS}.0 s ago"
+GAP = f"the gap at {PEER}: 3 records are missing that it has heard of; it was heard of last {SILENT_SECONDS}.0 s ago"
 
 
 @pytest.fixture

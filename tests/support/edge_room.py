@@ -15,7 +15,6 @@ from typing import Any, cast
 import aiohttp
 import grpc
 import pytest
-import structlog
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
@@ -144,7 +143,7 @@ async def directory(
     mirror = await open_mirror(held, meter)
     asked = peers or GrpcCells(lambda _: None, signer, SystemClock())
     failovers = Failovers(held, asked, SystemClock(), lambda: mirror.table, mirror.refresh)
-    lookout = Lookout(failovers, SystemClock(), meter, structlog.get_logger(), 0.0)
+    lookout = Lookout(failovers, SystemClock(), meter, QuietLog(), 0.0)
     service = RouterService(held, mirror, signer, meter, SystemClock(), secrets.token_bytes, lookout)
     server = await api.serve(service, tokens_of(operator, FOLLOWER, (VIEWER,)), meter, bind)
     address = f"127.0.0.1:{server.port}"

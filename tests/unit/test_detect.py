@@ -6,7 +6,6 @@ import asyncio
 from dataclasses import dataclass, field
 
 import pytest
-import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,6 +22,7 @@ from router.placement.steps import CreateTenant
 from router.placement.store import Intent
 from router.placement.table import CellEndpoint, Pin, Topology
 from tests.support.clock import START, ManualClock
+from tests.support.edge_room import QuietLog
 
 A, B = CellId("eu-west-1-a"), CellId("eu-central-1-a")
 SITES = ("eu-west-1", "eu-central-1", WITNESS)
@@ -73,7 +73,7 @@ class Room:
     def __init__(self, after_seconds: float = AFTER) -> None:
         self.clock, self.cells, self.store = ManualClock(), Cells(), MemoryStore(ZoneName("eu"))
         failovers = Failovers(self.store, self.cells, self.clock, lambda: self.table, self.store.table)
-        self.lookout = Lookout(failovers, self.clock, MemoryMeter(), structlog.get_logger(), after_seconds)
+        self.lookout = Lookout(failovers, self.clock, MemoryMeter(), QuietLog(), after_seconds)
 
     async def settle(self) -> None:
         """Acme lives in A."""
