@@ -160,6 +160,7 @@ def add_processing(process: Process, log: EventLog, store: Applier, local: Postg
         process.spans,
         process.pace,
         frozenset(peers_of(process.config.peers)),
+        lambda name: process.follower.heard and name in process.follower.current.tenants,
     )
     process.tasks["processing"] = consumer(wiring, _member(cell)).run
     process.every("lag", _LAG_SECONDS, lambda: report_lag(log, store, process.meter))
@@ -182,7 +183,16 @@ def add_replication(process: Process, log: EventLog, store: Positions) -> None:
         replicators[cell] = Replicator(wiring)
         process.tasks[f"replicate {cell}"] = replicators[cell].member(_member(here)).run
         process.every(f"replica of {cell}", _LAG_SECONDS, replicators[cell].report)
-    servicer = ReplicationGrpc(zone, here, log, replicators, _orders(process), token, clock, lambda: process.follower.current.revision)
+    servicer = ReplicationGrpc(
+        zone,
+        here,
+        log,
+        replicators,
+        _orders(process),
+        token,
+        clock,
+        lambda: process.follower.current.revision if process.follower.on_disk else 0,
+    )
     replication_pb2_grpc.add_ReplicationServiceServicer_to_server(servicer, process.grpc.server)
     process.services.append(REPLICATION_SERVICE)
 

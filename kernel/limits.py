@@ -106,7 +106,7 @@ DIGEST_SECONDS_MAX: Final = 600.0  # of everything that a cell keeps of a tenant
 COPY_SHARE: Final = 0.5  # of the time in which a copy works; in the rest of it it waits, so that others have the cells
 COPY_ROUNDS_MAX: Final = 120  # that a copy tries to catch up with a source that stays behind
 MOVES_MAX: Final = 2
-JOINS_MAX: Final = 2  # standbys that join at a time, beside whatever moves
+JOINS_MAX: Final = 1  # standbys that join at a time; they are among the moves, and leave room for others
 MOVE_PAUSE_SECONDS: Final = 0.5  # a copy that takes longer to come to the end of the source's log is not ready for the fence
 MOVE_FENCED_SECONDS_MAX: Final = 5.0  # from then on the source takes writes again, and the copy goes on
 MOVE_FENCES_MAX: Final = 5
@@ -143,3 +143,4 @@ assert COPY_BYTES <= COPY_BYTES_MAX <= COPY_PART_BYTES_MAX
 assert 4 * RECORD_BYTES_MAX <= COPY_PART_BYTES_MAX
 assert MOVE_PAUSE_SECONDS < MOVE_FENCED_SECONDS_MAX
 assert MOVE_KEEP_SECONDS <= MOVE_KEEP_SECONDS_MAX
+assert JOINS_MAX < MOVES_MAX

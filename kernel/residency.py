@@ -31,7 +31,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class Fleet:
-    """Zones and cells by name. Cell and region names are unique in the whole fleet; a peer lies in the same zone, elsewhere."""
+    """Zones and cells by name. Cell and region names are unique in the whole fleet; a peer lies in the same zone, elsewhere, and is one in
+    return."""
 
     zones: dict[ZoneName, Zone]
     cells: dict[CellId, Cell]
@@ -57,12 +58,17 @@ def _problems(fleet: Fleet) -> list[str]:
             found.append(f"cell {cell.name}: weight must be positive")
         if cell.capacity <= 0:
             found.append(f"cell {cell.name}: capacity must be positive")
-        if cell.peer is not None:
-            peer = fleet.cells.get(cell.peer)
-            if peer is None:
-                found.append(f"cell {cell.name}: unknown peer {cell.peer}")
-            elif peer.zone != cell.zone:
-                found.append(f"cell {cell.name}: peer {cell.peer} lies in another residency zone")
-            elif peer.region == cell.region:
-                found.append(f"cell {cell.name}: peer {cell.peer} lies in the same region")
+        if cell.peer is not None and (wrong := _wrong_peer(cell, fleet.cells.get(cell.peer))):
+            found.append(f"cell {cell.name}: {wrong}")
     return found
+
+
+def _wrong_peer(cell: Cell, peer: Cell | None) -> str:
+    """Why a cell's peer cannot stand by for it."""
+    if peer is None:
+        return f"unknown peer {cell.peer}"
+    if peer.zone != cell.zone:
+        return f"peer {cell.peer} lies in another residency zone"
+    if peer.region == cell.region:
+        return f"peer {cell.peer} lies in the same region"
+    return "" if peer.peer == cell.name else f"peer {cell.peer} has another peer: two cells stand by for each other"

@@ -38,6 +38,7 @@ class Follower:
     ) -> None:
         self.current = Admission(zone)
         self.changed = asyncio.Event()
+        self.heard = False  # anything from the directory since this process began
         self._touched: set[TenantId] | None = None  # None: all
         self._shelf = Shelf(journal)
         self._directory = directory
@@ -98,6 +99,7 @@ class Follower:
         """One watch, until the directory is away, an update is refused, or the journal is so long that a whole map is due."""
         async with contextlib.aclosing(self._directory.watch(self._shelf.resume_after(self.current.revision))) as updates:
             async for signed in updates:
+                self.heard = True
                 if not self._keep(signed) or self._shelf.long:
                     return
 

@@ -39,7 +39,8 @@ _RETRY_SECONDS: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 @dataclass(frozen=True)
 class Wiring:
     """What a consumer works with. `claim` reads the newest one; `renew_claim` makes the store hear of it first. `pace` is told
-    how applies go, for the ingest of the same process. `peers` are the cells whose logs this one's holds records of."""
+    how applies go, for the ingest of the same process. `peers` are the cells whose logs this one's holds records of;
+    `knows` says whether the claim is no older than this process, as far as a tenant goes."""
 
     log: EventLog
     store: Applier
@@ -50,6 +51,7 @@ class Wiring:
     spans: Spans = OFF
     pace: Pace | None = None
     peers: frozenset[CellId] = frozenset()
+    knows: Callable[[TenantId], bool] = lambda _: True
 
 
 class PartitionLoop:
@@ -170,8 +172,9 @@ class PartitionLoop:
 
     def _concerns(self, entry: Entry, claim: Claim) -> bool:
         """Whether a record is this cell's to fold or to hold. One that a peer accepted was replicated for a tenant that lived or stood by
-        here; once it does neither, its home has the record, and what it left here is erased."""
-        return entry.record.cell not in self._w.peers or entry.record.tenant in claim.epochs
+        here; once it does neither, its home has the record, and what it left here is erased. Who is not sure leaves it to the store."""
+        record = entry.record
+        return record.cell not in self._w.peers or record.tenant in claim.epochs or not self._w.knows(record.tenant)
 
     def _count(self, applied: Applied) -> None:
         for metric, events in (

@@ -120,7 +120,7 @@ class Replicator:
         try:
             before = await self._w.store.replicated(origin)
             bounds = await self._w.origin.bounds()
-            self._replaced = any(bound.next < before.get(number, 0) for number, bound in bounds.items())
+            self._replaced = self._replaced or any(bound.next < before.get(number, 0) for number, bound in bounds.items())
             self._heard(bounds)
             if self._replaced:
                 raise Failure(Reason.LOG_REPLACED, f"that of cell {origin}")
@@ -163,6 +163,8 @@ class Replicator:
         """One round; the position after it. Raises Failure."""
         entries = await self._w.origin.fetch(partition, position)
         self._heard({})
+        if self._replaced:
+            raise Failure(Reason.LOG_REPLACED, f"that of cell {self._w.cell}")
         if not entries:
             return position
         following = entries[-1].offset + 1

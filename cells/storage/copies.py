@@ -7,7 +7,7 @@ epoch that is asked for exports; anybody else raises Failure(MOVED).
 
 **Take** stores a part in one transaction together with the copy's number and cursor: the same part again, or one of another number,
 changes nothing and is answered with the copy as it is. It is refused with Failure(MOVED) unless the tenant was released here at the
-part's own epoch: what a cell owns, or has not heard of, nobody copies into it. An event that is there already by key and received day is
+part's own epoch, or stands by here, where a copy joins what is folded: what a cell owns, or has not heard of, nobody copies into it. An event that is there already by key and received day is
 left; a record without any new event is not kept. What is taken lies below zero, where no record of this cell's log will ever lie, and
 what it adds is counted and summed from what the store gives back.
 

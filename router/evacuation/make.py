@@ -28,6 +28,8 @@ from router.placement.table import Move, Tenant, cells_of
 ACTOR: Final = "moves"
 _NO_NEWS_SECONDS: Final = 0.005
 _AFTER_FENCE_SECONDS_MAX: Final = 30.0
+_JOIN_LOOK_SECONDS: Final = 0.05
+_JOIN_LOOKS_MAX: Final = 100
 _PARTS_MAX: Final = 200  # of one look after an old home: others have theirs
 
 
@@ -173,16 +175,36 @@ class Making:
         if move.joins:
             await self.turn(tenant, move, "join")
             return
+        await self._rehearse(tenant, move)
         memory.compared = last
         memory.fenced_at = self.wiring.clock.monotonic()
         await self.turn(tenant, move, "fence")
+
+    async def _rehearse(self, tenant: Tenant, move: Move) -> None:
+        """Nobody is fenced while the home does not read what its standby takes for it."""
+        if tenant.standby is None:
+            return
+        cells, clock = self.wiring.cells, self.wiring.clock
+        taken = await cells.ends(tenant.standby, tenant.name)
+        try:
+            async with asyncio.timeout(limits.MOVE_PAUSE_SECONDS):
+                await standby.wait_until_read(cells, clock, move.source, tenant.standby, taken)
+        except TimeoutError as error:
+            why = f"{move.source} has not read what {tenant.standby} took for it"
+            raise Failure(Reason.CELL_UNAVAILABLE, why, retry_after_seconds=10) from error
 
     async def _join(self, tenant: Tenant, move: Move) -> None:
         """Gives the target what it passed over of the home's log before it knew that it stands by for the tenant."""
         cells = self.wiring.cells
         self.of(tenant.name).doing = "joins"
-        while (gap := await cells.gap(move.target, move.source)).revision < tenant.since:
-            await self.wiring.clock.sleep(_NO_NEWS_SECONDS)
+        for _ in range(_JOIN_LOOKS_MAX):
+            gap = await cells.gap(move.target, move.source)
+            if gap.revision >= tenant.since:
+                break
+            self._look(tenant, move)
+            await self.wiring.clock.sleep(_JOIN_LOOK_SECONDS)
+        else:
+            raise Failure(Reason.CELL_UNAVAILABLE, f"{move.target} does not hear that it stands by", retry_after_seconds=10)
         ends = {one.partition: one.until for one in gap.kept}
         await self._catch_up(tenant, move, await self._begin(tenant, move), ends, whole=True)
         await self.turn(tenant, move, "joined")
@@ -236,13 +258,18 @@ class Making:
         await self.wiring.clock.sleep(min(_AFTER_FENCE_SECONDS_MAX, 2.0**memory.fences))
 
     async def _drain(self, tenant: Tenant, move: Move, compared: Copy | None) -> None:
-        """Everything that the source ever acknowledged is in the target when this returns, and the way back is prepared."""
+        """Everything that the source ever acknowledged is in the target when this returns, and what its standby took for it. The way back
+        is prepared."""
         cells, name = self.wiring.cells, tenant.name
         ends = await cells.fence(move.source, name, tenant.epoch)
         if tenant.standby == move.target:
             await standby.wait_until_level(cells, self.wiring.clock, move.source, move.target, ends)
             await standby.compare_people(cells, move.source, move.target, name)
             return
+        if tenant.standby is not None:
+            taken = await cells.fence(tenant.standby, name, tenant.epoch)
+            await standby.wait_until_read(cells, self.wiring.clock, move.source, tenant.standby, taken)
+            ends = await cells.ends(move.source, name)
         copy = await self._catch_up(tenant, move, await self._begin(tenant, move), ends, whole=True)
         if compared is None:
             home = await cells.digest(move.source, name, until=copy.cursor)
@@ -264,7 +291,8 @@ class Making:
         self._memories.pop(move.id, None)
 
     async def _forget(self, tenant: Tenant, move: Move) -> None:
-        """Erases what the cell folded that stood by for the tenant until it was switched: this move has no copy there."""
+        """Erases what the cell folded that stood by for the tenant until it was switched: this move has no copy there. What it took itself
+        had come home before the switch."""
         if move.standby is None or move.standby in cells_of(replace(tenant, move=None)):
             return
         self.of(tenant.name).doing = f"erases {move.standby}"

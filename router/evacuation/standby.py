@@ -28,6 +28,12 @@ async def wait_until_level(cells: Cells, clock: Clock, home: CellId, standby: Ce
     await _until(clock, lambda: cells.gap(home, standby), lambda gap: check.applies(gap, ends_here))
 
 
+async def wait_until_read(cells: Cells, clock: Clock, home: CellId, standby: CellId, taken: Offsets) -> None:
+    """Returns once everything that lies before `taken` in the log of `standby` is in the log of `home` as far as it concerns that. What a
+    standby took for a home is nowhere else until then: whoever moves the tenant elsewhere waits for it."""
+    await _until(clock, lambda: cells.gap(home, standby), lambda gap: check.keeps(gap, taken))
+
+
 async def compare_people(cells: Cells, home: CellId, standby: CellId, tenant: TenantId) -> None:
     """Raises Failure(COPY_DIFFERS). Where which event lies is each cell's own; who and what people are is the same in both."""
     one, other = await asyncio.gather(cells.digest_profiles(home, tenant), cells.digest_profiles(standby, tenant))

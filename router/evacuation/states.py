@@ -18,7 +18,8 @@
 - **aborting**: what the target has taken is removed; the source is the home. **aborted**: that is done.
 
 Whatever lets somebody take writes again raises the epoch, so that nobody takes them at an epoch that was fenced: `switch`, `unfence` and
-an `abort` of a fenced move. At every moment the tenant has one home, which alone applies.
+an `abort` of a fenced move. At every moment the tenant has one home, which alone answers; its standby folds what the home accepts,
+at the same epoch.
 """
 
 from __future__ import annotations

@@ -183,6 +183,28 @@ async def test_a_move_elsewhere_forgets_the_former_standby_and_nothing_else() ->
     assert (room.a.events(OTHER), room.b.events(OTHER)) == (3, 3)
 
 
+async def test_nobody_goes_elsewhere_without_what_the_standby_took() -> None:
+    """Law: a write that the standby took, and that its home has not read yet, is nowhere else: the tenant stays until it has come home."""
+    room = await Room().begin(C, 1_000)
+    room.a.stuck = True
+    assert await room.drive() == "copying"
+    assert await room.where() == (A, B, 1, False)
+    room.a.stuck = False
+    assert await room.drive() == "switched"
+    assert (await room.wait_until_quiet())[C] == 4
+
+
+async def test_a_standby_that_takes_something_at_the_fence_is_waited_for() -> None:
+    """Law: also what it took between the rehearsal and the fence comes along."""
+
+    async def late() -> None:
+        await room.b.put("late", partition=1)
+
+    room = await Room(hooks={"fenced": late}).begin(C, 1_000)
+    assert await room.drive() == "switched"
+    assert (await room.wait_until_quiet())[C] == 5
+
+
 async def test_who_goes_elsewhere_and_back_has_no_standby_and_leaves_nothing_there() -> None:
     """Law: what the standby missed meanwhile is a hole: it does not stand by again, and what it keeps is erased when the move is over; so
     is the copy. The home keeps everything."""
