@@ -5,15 +5,13 @@ every part from no cursor on until nothing is more, and the log is applied up to
 below that end: events with their records, dead letters, held records, identities, traits and the ledger. Only the tenant's owner at the
 epoch that is asked for exports; anybody else raises Failure(MOVED).
 
-**Take** stores a part in one transaction together with the copy's number and cursor: the same part again, or one of another number,
-changes nothing and is answered with the copy as it is. It is refused with Failure(MOVED) unless the tenant was released here at the
-part's own epoch, or stands by here, where a copy joins what is folded: what a cell owns, or has not heard of, nobody copies into it. An event that is there already by key and received day is
-left; a record without any new event is not kept. What is taken lies below zero, where no record of this cell's log will ever lie, and
-what it adds is counted and summed from what the store gives back.
-
-**Digest** tells of counts and sums that do not depend on place: of everything before a cursor by reading everything, and of what lies
-behind one cursor and before another, record by record. Where nothing else was stored, what a copy added has the digest of what was
-exported.
+**Take** stores a part in one transaction together with the copy's number and cursor: the same part again, or one of another number, changes
+nothing and is answered with the copy as it is. It is refused with Failure(MOVED) unless the tenant was released here at the part's own
+epoch, or stands by here, where a copy joins what is folded: what a cell owns, or has not heard of, nobody copies into it. An event that is
+there already by key and received day is left; a record without any new event is not kept. What is taken lies below zero, where no record of
+this cell's log will ever lie, and what it adds is counted and summed from what the store gives back.  **Digest** tells of counts and sums
+that do not depend on place: of everything before a cursor by reading everything, and of what lies behind one cursor and before another,
+record by record. Where nothing else was stored, what a copy added has the digest of what was exported.
 
 **Erase** removes a bounded part of all that is kept of a tenant that was released here, and says whether anything is left. Its place in
 the ownership table stays, so that the tenant's old epochs stay refused, and so does the cell's own ledger: how much it counted. What
