@@ -33,7 +33,7 @@ from router.evacuation.cells import Copy, Gap, Offsets, Part, Totals
 from router.evacuation.execute import Executor
 from router.evacuation.make import Wiring
 from router.evacuation.states import Turn
-from router.evacuation.steps import FailOver, PauseMove, StartMove, TurnMove
+from router.evacuation.steps import FailOver, JoinStandby, PauseMove, StartMove, TurnMove
 from router.placement.memory import MemoryStore as Directory
 from router.placement.steps import CreateTenant, PinTenant
 from router.placement.store import Intent
@@ -233,7 +233,7 @@ class Room:
         tenant = await self.directory.tenant(ACME)
         return tenant, tenant.move or Move("", A, B, "aborted", "", SystemClock().now(), SystemClock().now(), 0)
 
-    async def change(self, *steps: CreateTenant | PinTenant | StartMove | TurnMove | PauseMove | FailOver) -> None:
+    async def change(self, *steps: CreateTenant | PinTenant | StartMove | TurnMove | PauseMove | FailOver | JoinStandby) -> None:
         """A person's."""
         for step in steps:
             await self.directory.change(step, Intent("a test", SystemClock().now()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -22,20 +23,21 @@ from kernel.clock import DAY, Micros
 from kernel.effects import Apply, Outcome, Position, Unkeepable
 from kernel.epoch import Claim, Epoch, Ownership
 from kernel.errors import Failure, Reason
-from kernel.ids import TenantId, message_keys
+from kernel.ids import CellId, TenantId, message_keys
 from kernel.limits import APPLY_CLAIMS_MAX, APPLY_EVENTS_MAX, FENCE_PATIENCE_SECONDS, HELD_RECHECK_SECONDS, SLICE_EVENTS_MAX
 from kernel.metrics import MemoryMeter
 from tests.support.clock import ManualClock
 from tests.support.processes import eventually
 from tests.support.records import CELL, TENANT, envelope, record
+from tests.support.storage_room import EVER
 
-OTHER = TenantId("berlin-mode")
+OTHER, PEER = TenantId("berlin-mode"), CellId("eu-central-1-a")
 
 
 class Room:
     """A log, a store that owns both tenants, and a loop over partition 0. `renewed` counts claims renewed."""
 
-    def __init__(self) -> None:
+    def __init__(self, peers: frozenset[CellId] = frozenset(), sure: bool = True) -> None:
         self.clock = ManualClock()
         self.log, self.meter = MemoryLog(1, self.clock), MemoryMeter()
         self.store = MemoryStore(self.clock, self.meter)
@@ -44,14 +46,16 @@ class Room:
         self.renewal_fails = False
         self.renewal: list[Ownership] = []
         self.pace = Pace(self.clock)
-        wiring = Wiring(self.log, self.store, lambda: self.claim, self._renew, self.clock, self.meter, OFF, self.pace)
+        wiring = Wiring(
+            self.log, self.store, lambda: self.claim, self._renew, self.clock, self.meter, OFF, self.pace, peers, lambda _: sure
+        )
         self.loop = PartitionLoop(wiring, 0)
 
     async def own(self, tenant: TenantId, epoch: int) -> None:
         await self.store.own([Ownership(tenant, Epoch(epoch), "owner")], [])
 
-    async def append(self, *message_ids: str, tenant: TenantId = TENANT) -> None:
-        await self.log.append(0, record(*(envelope(one) for one in message_ids), tenant=tenant), 1e9)
+    async def append(self, *message_ids: str, tenant: TenantId = TENANT, cell: CellId = CELL) -> None:
+        await self.log.append(0, replace(record(*(envelope(one) for one in message_ids), tenant=tenant), cell=cell), 1e9)
 
     async def _renew(self) -> None:
         if self.renewal_fails:
@@ -142,6 +146,36 @@ async def test_a_tenant_that_stays_fenced_is_held_and_blocks_nobody(room: Room) 
     await room.append("c", tenant=OTHER)
     assert await stepped(room, 2) == 3
     assert (await room.ledger())[OTHER] == (1, 0, 0, 1)
+
+
+async def replicas(sure: bool = True) -> Room:
+    """A room whose log holds what its peer accepted: of its own tenant, and of one that is nobody's here; and what it took itself."""
+    room = Room(frozenset({PEER}), sure)
+    await room.own(TENANT, 1)
+    await room.append("a", cell=PEER)
+    await room.append("b", tenant=OTHER, cell=PEER)
+    await room.append("c")
+    room.claim = Claim(CELL, {TENANT: Epoch(1)})
+    return room
+
+
+async def test_what_a_peer_accepted_is_folded_and_accounted_for_there() -> None:
+    """Law: of tenants that live or stand by here; what concerns nobody here is passed over, neither held nor counted. What the cell took
+    itself is in its own ledger."""
+    room = await replicas()
+    assert await room.loop.step(0) == 3
+    assert await room.ledger() == {TENANT: (1, 0, 0, 0)}
+    assert len((await room.store.list_events(TENANT, EVER, 9, None)).events) == 2
+    assert (await room.store.list_events(OTHER, EVER, 9, None)).events == []
+
+
+async def test_who_has_heard_nothing_yet_passes_nobodys_records_over() -> None:
+    """Law: a process that boots from an old map leaves it to the store who stands by here: what that does not take is kept, not skipped."""
+    room = await replicas(sure=False)
+    position = 0
+    while position < 3:
+        position = await stepped(room, position)
+    assert (await room.store.trace(OTHER, "b")).place == "held"
 
 
 async def test_two_tenants_fenced_at_different_times_are_judged_apart(room: Room) -> None:

@@ -231,6 +231,13 @@ def test_a_wrong_declaration_names_every_problem() -> None:
     assert any("another residency zone" in problem for problem in problems)
 
 
+def test_two_cells_stand_by_for_each_other() -> None:
+    """Law: a ring is refused, for where a home and its standby have changed places the edge would hand over to a third cell."""
+    ring = [Cell(CellId(f"{name}1"), EU, RegionName(name), peer=CellId(f"{peer}1")) for name, peer in ("ab", "bc", "ca")]
+    problems = Fleet({EU: Zone(EU, "")}, {cell.name: cell for cell in ring}).problems
+    assert [problem.endswith("two cells stand by for each other") for problem in problems] == [True, True, True]
+
+
 def test_microseconds_are_integers() -> None:
     """No float ever stands for an instant."""
     assert from_datetime(datetime(1970, 1, 1, tzinfo=UTC)) == Micros(0)

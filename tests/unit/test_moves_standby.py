@@ -12,8 +12,9 @@ from kernel.errors import Failure, Reason
 from kernel.ids import CellId
 from kernel.process.clock import SystemClock
 from router.evacuation import standby
+from router.evacuation.cells import Gap
 from router.evacuation.states import Turn
-from router.evacuation.steps import PauseMove, StartMove
+from router.evacuation.steps import JoinStandby, PauseMove, StartMove, TurnMove
 from tests.support.processes import eventually
 from tests.support.standby_room import ACME, OTHER, A, B, C, Room
 
@@ -203,6 +204,27 @@ async def test_a_standby_that_takes_something_at_the_fence_is_waited_for() -> No
     room = await Room(hooks={"fenced": late}).begin(C, 1_000)
     assert await room.drive() == "switched"
     assert (await room.wait_until_quiet())[C] == 5
+
+
+async def test_a_standby_that_does_not_hear_of_its_part_keeps_nobody_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law: a join whose target's map does not come on gives its place to others, and ends when a person says so."""
+    room = await Room().begin(C, 0)
+    await room.turn("abort")
+    await room.executor.drive(ACME)
+    tenant, _ = await room.acme()
+    room.directory._tenants[ACME] = replace(tenant, standby=None)
+    await room.change(JoinStandby(ACME, "join", SystemClock().now()))
+
+    async def deaf(cell: CellId, origin: CellId) -> Gap:
+        return replace(await heard(cell, origin), revision=0)
+
+    heard = room.cells.gap
+    monkeypatch.setattr(room.cells, "gap", deaf)
+    assert await room.drive() == "joining"
+    await room.change(TurnMove(ACME, "join", "abort", SystemClock().now()))
+    monkeypatch.undo()
+    assert await room.drive() == "aborted"
+    assert (await room.where())[:2] == (A, None)
 
 
 async def test_who_goes_elsewhere_and_back_has_no_standby_and_leaves_nothing_there() -> None:

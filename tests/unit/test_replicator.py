@@ -211,6 +211,13 @@ async def test_a_log_that_was_replaced_is_not_taken_for_the_one_that_was_kept() 
     assert refused.value.reason is Reason.LOG_REPLACED
     kept, _ = await pair.replicator.standing()
     assert kept[0] == Kept(0, 1)
+    for text in "efg":
+        await pair.origin.log.append(0, one(text), pair.clock.monotonic() + 5)
+    for ask in (pair.replicator.report, lambda: pair.step(0)):  # also once the new log has grown past what was kept of the old one
+        with pytest.raises(Failure) as refused:
+            await ask()
+        assert refused.value.reason is Reason.LOG_REPLACED
+    assert await pair.kept(0) == ["a", "b", "c"]
 
 
 async def test_a_log_that_was_made_anew_is_not_taken_for_the_old_one() -> None:
