@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -10,7 +10,7 @@ import grpc
 import grpc.aio
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from chaos.checkers.history import Stored
+from chaos.checkers.history import Sent, Stored
 from cli.demo.traffic import Tenant
 from dataflow.storage.v1 import query_pb2, query_pb2_grpc
 
@@ -21,21 +21,36 @@ _CALL_SECONDS: Final = 20.0
 
 @dataclass(frozen=True)
 class Seen:
-    """A visible row, and when it became queryable (seconds since 1970)."""
+    """A visible row, when it became queryable (seconds since 1970), and the cell that took it: its home, or who stands by for that."""
 
     row: Stored
     stored_at: float
+    taken_by: str
 
 
-async def visible(tenant: Tenant) -> list[Seen]:
-    """Every event of the tenant."""
+async def visible(tenant: Tenant, standby: str) -> list[Seen]:
+    """Every event of the tenant. What was taken by its home or by `standby` is in its home, which answers; anything else is where it was
+    taken, and does not belong there."""
     return [
         Seen(
-            Stored(event.cell, tenant.name, event.user_id, event.message_id, (event.partition, event.offset, event.ordinal)),
+            Stored(
+                tenant.cell if event.cell == standby else event.cell,
+                tenant.name,
+                event.user_id,
+                event.message_id,
+                (event.partition, event.offset, event.ordinal),
+            ),
             event.stored_at.seconds + event.stored_at.nanos / 1e9,
+            event.cell,
         )
         async for event in _events(tenant)
     ]
+
+
+def freed(sent: Sequence[Sent], home: str, seen: Sequence[Seen]) -> list[Sent]:
+    """What was sent; the place of what a standby took is free, since it was taken in another log than what stands around it."""
+    elsewhere = {one.row.message_id for one in seen if one.taken_by != home}
+    return [one._replace(sequence=None) if one.message_id in elsewhere else one for one in sent]
 
 
 async def _events(tenant: Tenant) -> AsyncIterator[query_pb2.StoredEvent]:

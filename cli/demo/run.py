@@ -25,13 +25,13 @@ from rich.table import Table
 from chaos.checkers.history import History
 from chaos.checkers.verdicts import judge
 from cli.demo import evidence, kills
-from cli.demo.readback import Seen, visible
+from cli.demo.readback import Seen, freed, visible
 from cli.demo.traffic import Tenant, Traffic, send_canary
 from cli.errors import Unable
 from cli.local.fleet import LocalFleet
 from cli.local.layout import PORTS_TOTAL
 from cli.local.ports import free_block
-from kernel.ids import TenantId, message_keys
+from kernel.ids import TenantId, ZoneName, message_keys
 
 _TENANTS: Final = (
     ("berlin-mode", "eu", False),
@@ -141,15 +141,20 @@ class _Demo:
             await self._become_quiet()
             self._say("[yellow]sabotage: carried a token of zone eu into zone us[/yellow]")
 
+    def _standby(self, tenant: Tenant) -> str:
+        """Who takes the tenant's events while its cell is away."""
+        fleet = self._fleet.layout.fleet
+        return next((cell.peer or "" for cell in fleet.cells_of(ZoneName(tenant.zone)) if cell.name == tenant.cell), "")
+
     async def _judge(self, tenants: list[Tenant], killed: list[kills.Kill], steady_until: float) -> int:
         self._say("reading every event back, adding ledgers up, searching every file, table and WAL for the other zone's tokens")
-        seen = {tenant.name: await visible(tenant) for tenant in tenants}
+        seen = {tenant.name: await visible(tenant, self._standby(tenant)) for tenant in tenants}
         lines = [line for cell in self._fleet.layout.fleet.cells for line in await evidence.ledger_lines(self._fleet.dsn(cell), cell)]
         tokens = {t.name: (t.canary.encode(), t.sealed.encode()) for t in tenants}
         planted = tuple(token for both in tokens.values() for token in both)
         copies = await evidence.copies(self._fleet, planted)
         history = History(
-            sent=tuple(sent for tenant in tenants for sent in tenant.sent),
+            sent=tuple(sent for tenant in tenants for sent in freed(tenant.sent, tenant.cell, seen[tenant.name])),
             stored=tuple(one.row for rows in seen.values() for one in rows),
             ledger=tuple(lines),
             copies=tuple(copies),
@@ -184,7 +189,7 @@ async def _wait_until_live(tenant: Tenant) -> None:
     deadline = time.monotonic() + _LIVE_SECONDS
     while True:
         try:
-            await visible(tenant)
+            await visible(tenant, tenant.cell)
         except grpc.aio.AioRpcError as error:
             if time.monotonic() > deadline:
                 raise Unable(f"{tenant.name} is not live at {tenant.endpoint}: {error}") from error
@@ -209,7 +214,7 @@ def _table(tenants: list[Tenant], seen: dict[str, list[Seen]], steady_until: flo
         visible_twice = len(rows) - len({one.row.message_id for one in rows})
         p50, p99 = (f"{q:.0f}" for q in (statistics.median(waits), waits[int(len(waits) * 0.99)])) if waits else ("-", "-")
         acknowledged = sum(sent.answer == "acknowledged" for sent in tenant.sent)
-        cells = ", ".join(sorted({one.row.cell for one in rows}))
+        cells = ", ".join(sorted({one.taken_by for one in rows}))
         table.add_row(
             tenant.name, tenant.zone, cells, f"{len(tenant.sent):,}", f"{acknowledged:,}", f"{len(rows):,}", str(visible_twice), p50, p99
         )

@@ -72,7 +72,7 @@ async def gathered(session: Session, healed_at: float) -> Evidence:
         ledger = await store.ledger()
     finally:
         await store.close()
-    seen = {name: await visible(_as_reader(session, party)) for name, party in session.parties.items()}
+    seen = {name: await visible(_as_reader(session, party), "") for name, party in session.parties.items()}
     accepted, poisons = audited(session, await session.observer.records())
     right = {name: Counter[str]() for name in {*accepted, *(line.tenant for line in ledger)}}
     for line in ledger:
