@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, field
 
 import pytest
@@ -166,4 +165,3 @@ async def test_a_site_that_the_zone_does_not_have_has_no_voice() -> None:
     with pytest.raises(Failure) as refused:
         room.lookout.hear("us-east-1", [A], room.table)
     assert refused.value.reason is Reason.INVALID_FIELD
-    await asyncio.sleep(0)
