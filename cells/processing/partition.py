@@ -144,9 +144,8 @@ class PartitionLoop:
         raise Failure(Reason.UNPROCESSABLE_EVENT, "the store refuses a dead letter")
 
     async def _attempt(self, entries: Sequence[Entry], position: int, care: Care) -> tuple[Outcome, int]:
-        work = Fold(self._partition, self._fences.held(self._w.clock.monotonic()), care, self._w.peers)
-        following = position
-        claim = self._w.claim()
+        claim, following = self._w.claim(), position
+        work = Fold(self._partition, self._fences.held(claim, self._w.clock.monotonic()), care, self._w.peers)
         for entry in entries:
             following = entry.offset + 1
             if not self._concerns(entry, claim):
@@ -167,7 +166,7 @@ class PartitionLoop:
     async def _answer_fence(self, tenants: frozenset[TenantId]) -> None:
         """The claim is made as new as it can be before the store's word counts."""
         await self._w.renew_claim()
-        if not self._fences.fenced(tenants, self._w.clock.monotonic()):
+        if not self._fences.fenced(tenants, self._w.claim(), self._w.clock.monotonic()):
             await self._w.clock.sleep(_FENCED_SECONDS)
 
     def _concerns(self, entry: Entry, claim: Claim) -> bool:

@@ -181,11 +181,29 @@ async def test_who_has_heard_nothing_yet_passes_nobodys_records_over() -> None:
 async def test_two_tenants_fenced_at_different_times_are_judged_apart(room: Room) -> None:
     """One that is fenced for the first time is waited for, although another has used its patience up."""
     fences = Fences()
-    assert not fences.fenced([TENANT], 0.0)
-    assert not fences.fenced([TENANT, OTHER], FENCE_PATIENCE_SECONDS)
-    assert fences.held(FENCE_PATIENCE_SECONDS) == {TENANT}
+    assert not fences.fenced([TENANT], room.claim, 0.0)
+    assert not fences.fenced([TENANT, OTHER], room.claim, FENCE_PATIENCE_SECONDS)
+    assert fences.held(room.claim, FENCE_PATIENCE_SECONDS) == {TENANT}
     fences.passed([TENANT])
-    assert fences.held(FENCE_PATIENCE_SECONDS) == frozenset()
+    assert fences.held(room.claim, FENCE_PATIENCE_SECONDS) == frozenset()
+
+
+async def test_a_tenant_that_comes_back_is_not_held_for_having_been_away(room: Room) -> None:
+    """Law: a record is held only while the claim stands at which the store fenced its tenant. One that was released here, and lives or is
+    stood by for here again before the hold is looked at anew, is folded from its first record on."""
+    await room.own(OTHER, 1)
+    await room.store.own([Ownership(OTHER, Epoch(1), "released")], [])
+    room.claim = Claim(CELL, {TENANT: Epoch(1)})
+    await room.append("late", tenant=OTHER)
+    position = 0
+    while position < 1:
+        position = await stepped(room, position)
+    assert (await room.store.trace(OTHER, "late")).place == "held"
+    await room.append("later", tenant=OTHER)
+    room.claim = Claim(CELL, {TENANT: Epoch(1), OTHER: Epoch(2)})
+    await room.own(OTHER, 2)
+    await stepped(room, 1)
+    assert (await room.store.trace(OTHER, "later")).place == "stored"
 
 
 async def test_what_the_store_can_never_keep_becomes_a_dead_letter(room: Room) -> None:
