@@ -13,7 +13,10 @@ from collections.abc import Coroutine
 from dataclasses import asdict
 from pathlib import Path
 
+from kernel.clock import Clock
 from kernel.errors import Failure
+from kernel.ids import CellId, TenantId
+from kernel.metrics import Meter
 from kernel.process import lifecycle, logs
 from kernel.process.clock import SystemClock
 from kernel.process.journal import FileJournal, Signer
@@ -26,16 +29,20 @@ from router.agent.keeper import Keeper
 from router.agent.observe import Observer
 from router.api import server as api
 from router.api.client import DirectoryFeed
-from router.api.mirror import open_mirror
+from router.api.mirror import Mirror, open_mirror
 from router.api.service import RouterService
 from router.evacuation.api_cells import GrpcCells
+from router.evacuation.cells import Cells
 from router.evacuation.detect import WITNESS
 from router.evacuation.execute import Executor
 from router.evacuation.failover import Failovers
 from router.evacuation.joins import Joins
 from router.evacuation.lookout import Lookout
-from router.evacuation.make import Wiring
+from router.evacuation.make import Log, Wiring
 from router.placement.postgres import open_store
+from router.placement.steps import standby_of
+from router.placement.store import Store
+from router.placement.table import Tenant
 from router.xds import server as xds
 from router.xds.bootstrap import EdgeIdentity, bootstrap
 from router.xds.listener import Listen
@@ -55,7 +62,7 @@ async def run_directory(own: config.DirectorySettings, stop: asyncio.Event) -> N
         mirror = await open_mirror(store, meter)
         clock = SystemClock()
         cells = GrpcCells(lambda name: mirror.table.cells.get(name), signer, clock)
-        moves = Executor(Wiring(store, cells, clock, meter, log, mirror.refresh, lambda name: mirror.table.tenants.get(name)))
+        moves = Executor(_moving(store, cells, clock, meter, log, mirror))
         joins = Joins(store, lambda: mirror.table, lambda: f"join-{secrets.token_hex(6)}", mirror.refresh, clock, meter)
         failovers = Failovers(store, cells, clock, lambda: mirror.table, mirror.refresh)
         lookout = Lookout(failovers, clock, meter, log, own.failover_after_seconds)
@@ -75,6 +82,16 @@ async def run_directory(own: config.DirectorySettings, stop: asyncio.Event) -> N
             await following
             await cells.close()
     log.info("drained")
+
+
+def _moving(store: Store, cells: Cells, clock: Clock, meter: Meter, log: Log, mirror: Mirror) -> Wiring:
+    def known(name: TenantId) -> Tenant | None:
+        return mirror.table.tenants.get(name)
+
+    def peer_of(cell: CellId) -> CellId | None:
+        return standby_of(cell, mirror.table.cells.values())
+
+    return Wiring(store, cells, clock, meter, log, mirror.refresh, known, peer_of)
 
 
 async def run_agent(own: config.AgentSettings, stop: asyncio.Event) -> None:

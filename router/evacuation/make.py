@@ -30,6 +30,7 @@ _NO_NEWS_SECONDS: Final = 0.005
 _AFTER_FENCE_SECONDS_MAX: Final = 30.0
 _JOIN_LOOK_SECONDS: Final = 0.05
 _JOIN_LOOKS_MAX: Final = 100
+_CLEAR_SECONDS_MAX: Final = 2.0 * limits.FENCE_PATIENCE_SECONDS  # what no standby folds any more is held after that patience
 _PARTS_MAX: Final = 200  # of one look after an old home: others have theirs
 
 
@@ -59,7 +60,8 @@ class Progress:
 
 @dataclass(frozen=True)
 class Wiring:
-    """What moves are made with. `refresh` tells the followers what was changed; `look` gives a tenant as this process knows it."""
+    """What moves are made with. `refresh` tells the followers what was changed; `look` gives a tenant as this process knows it; `peer_of` a
+    cell's peer, which may have taken writes for it."""
 
     store: Store
     cells: Cells
@@ -68,6 +70,7 @@ class Wiring:
     log: Log
     refresh: Callable[[], Awaitable[object]]
     look: Callable[[TenantId], Tenant | None]
+    peer_of: Callable[[CellId], CellId | None]
 
 
 class Changed(Exception):
@@ -76,8 +79,10 @@ class Changed(Exception):
 
 @dataclass
 class _Memory:
-    """Of a move: the copy that was compared last, how often the tenant was fenced in vain, and when it was fenced."""
+    """Of a move: whether its target is clear for a copy, the copy that was compared last, how often the tenant was fenced in vain, and when
+    it was fenced."""
 
+    clear: bool = False
     compared: Copy | None = None
     fences: int = 0
     fenced_at: float | None = None
@@ -158,6 +163,9 @@ class Making:
     async def _copy(self, tenant: Tenant, move: Move) -> None:
         """Copies, catches up, compares, and fences once the end of the source's log is near."""
         memory, progress, cells = self._memories.setdefault(move.id, _Memory()), self.of(tenant.name), self.wiring.cells
+        if not memory.clear and move.target == self.wiring.peer_of(move.source):
+            await self._clear(tenant, move, move.target)
+        memory.clear = True
         progress.doing = "copies"
         copy = await self._begin(tenant, move)
         copy = await self._catch_up(tenant, move, copy, await cells.ends(move.source, tenant.name), copying=True)
@@ -181,16 +189,26 @@ class Making:
         await self.turn(tenant, move, "fence")
 
     async def _rehearse(self, tenant: Tenant, move: Move) -> None:
-        """Nobody is fenced while the home does not read what its standby takes for it."""
-        if tenant.standby is None:
-            return
+        """Nobody is fenced while the home does not read what its standby takes for it, or took while it was one."""
         cells, clock = self.wiring.cells, self.wiring.clock
-        taken = await cells.ends(tenant.standby, tenant.name)
+        if tenant.standby is not None:
+            taken = await cells.ends(tenant.standby, tenant.name)
+            waits = standby.wait_until_read(cells, clock, move.source, tenant.standby, taken)
+            await self._read(tenant.standby, move, waits, limits.MOVE_PAUSE_SECONDS)
+        elif (peer := self.wiring.peer_of(move.source)) not in (None, move.target):
+            await self._clear(tenant, move, peer)
+
+    async def _clear(self, tenant: Tenant, move: Move, peer: CellId) -> None:
+        self.of(tenant.name).doing = f"waits for {peer}"
+        waits = standby.wait_until_clear(self.wiring.cells, self.wiring.clock, move.source, peer, tenant.since)
+        await self._read(peer, move, waits, _CLEAR_SECONDS_MAX)
+
+    async def _read(self, peer: CellId, move: Move, waits: Awaitable[None], seconds: float) -> None:
         try:
-            async with asyncio.timeout(limits.MOVE_PAUSE_SECONDS):
-                await standby.wait_until_read(cells, clock, move.source, tenant.standby, taken)
+            async with asyncio.timeout(seconds):
+                await waits
         except TimeoutError as error:
-            why = f"{move.source} has not read what {tenant.standby} took for it"
+            why = f"{move.source} has not read what {peer} took for it"
             raise Failure(Reason.CELL_UNAVAILABLE, why, retry_after_seconds=10) from error
 
     async def _join(self, tenant: Tenant, move: Move) -> None:

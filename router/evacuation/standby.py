@@ -34,6 +34,15 @@ async def wait_until_read(cells: Cells, clock: Clock, home: CellId, standby: Cel
     await _until(clock, lambda: cells.gap(home, standby), lambda gap: check.keeps(gap, taken))
 
 
+async def wait_until_clear(cells: Cells, clock: Clock, home: CellId, peer: CellId, since: int) -> None:
+    """Returns once `peer`, which does not stand by any more since revision `since`, takes nothing for `home`, and what it took before is in
+    the log of `home`, and folded or held where it was taken: that may be erased, and nothing comes after it."""
+    found = await _until(clock, lambda: cells.gap(peer, home), lambda gap: gap.revision >= since)
+    taken = {one.partition: one.end for one in found.own}
+    await wait_until_read(cells, clock, home, peer, taken)
+    await _until(clock, lambda: cells.gap(peer, home), lambda gap: check.applies(gap, taken))
+
+
 async def compare_people(cells: Cells, home: CellId, standby: CellId, tenant: TenantId) -> None:
     """Raises Failure(COPY_DIFFERS). Where which event lies is each cell's own; who and what people are is the same in both."""
     one, other = await asyncio.gather(cells.digest_profiles(home, tenant), cells.digest_profiles(standby, tenant))

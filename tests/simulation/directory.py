@@ -22,7 +22,7 @@ from router.evacuation.states import TURNS, Turn
 from router.evacuation.steps import PauseMove, StartMove, TurnMove
 from router.placement import codec
 from router.placement.memory import MemoryStore
-from router.placement.steps import AddSource, CreateTenant, Step
+from router.placement.steps import AddSource, CreateTenant, Step, standby_of
 from router.placement.store import Done, Intent
 from router.placement.table import UNDER_WAY, Credential, Source, Table, Tenant, Topology, Update, empty
 from tests.simulation.cells import SimCells
@@ -190,10 +190,13 @@ class SimDirectory:
 
         log = _Quiet()
         known: dict[TenantId, Tenant] = self._store._tenants  # what the directory's mirror holds
-        wiring = Wiring(self._store, self._cells, self._clock, MemoryMeter(), log, refreshed, known.get)
+        wiring = Wiring(self._store, self._cells, self._clock, MemoryMeter(), log, refreshed, known.get, self._peer_of)
         self._making.append(asyncio.create_task(Executor(wiring).run(asyncio.Event())))
         joins = Joins(self._store, lambda: self.edge, lambda: f"join-{next(self._joins)}", refreshed, self._clock, MemoryMeter())
         self._making.append(asyncio.create_task(joins.run(asyncio.Event())))
+
+    def _peer_of(self, cell: CellId) -> CellId | None:
+        return standby_of(cell, self._topology.cells)
 
     async def _kill(self) -> None:
         making, self._making = self._making, []

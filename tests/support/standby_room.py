@@ -106,10 +106,10 @@ class Home:
         """Its store hears what it has heard."""
         await self.store.own(self.admission.ownerships(self.name), [])
 
-    async def hear(self, tenants: list[Tenant]) -> None:
+    async def hear(self, tenants: list[Tenant], revision: int) -> None:
         """The directory's word."""
         told = [Admitted(t.name, t.cell, t.epoch, Plan(), fenced=t.fenced, standby=t.standby) for t in tenants]
-        self.admission = Admission(EU, tenants=Map({tenant.name: tenant for tenant in told}))
+        self.admission = Admission(EU, revision, Map({tenant.name: tenant for tenant in told}))
         await self.own()
 
     async def serve(self, deed: Coroutine[Any, Any, Any]) -> Any:
@@ -212,7 +212,7 @@ class Room:
         self.c.wire([])
         self.cells, self.directory = Asked(self.homes, Random(self.seed)), Directory(EU)
         known = self.directory._tenants  # what the directory's mirror holds
-        wiring = Wiring(self.directory, self.cells, HastyClock(), MemoryMeter(), QuietLog(), self.refresh, known.get)
+        wiring = Wiring(self.directory, self.cells, HastyClock(), MemoryMeter(), QuietLog(), self.refresh, known.get, {A: B, B: A}.get)
         self.executor = Executor(wiring)
 
     async def begin(self, target: CellId = B, keep_seconds: int = 0, *turns: Turn) -> Room:
@@ -249,9 +249,9 @@ class Room:
 
     async def refresh(self) -> None:
         """All cells hear of it at once; then whatever the test does in that state."""
-        tenants = list((await self.directory.table()).tenants.values())
+        table = await self.directory.table()
         for home in self.homes.values():
-            await home.hear(tenants)
+            await home.hear(list(table.tenants.values()), table.revision)
         _, move = await self.acme()
         if (hook := self.hooks.pop(move.state, None)) is not None:
             await hook()

@@ -125,7 +125,7 @@ class Room:
         self.cells = Damaging({A: self.a, B: self.b}, weather)
         self.directory = Directory(EU)
         known = self.directory._tenants  # what the directory's mirror holds
-        wiring = Wiring(self.directory, self.cells, SystemClock(), MemoryMeter(), QuietLog(), self.refresh, known.get)
+        wiring = Wiring(self.directory, self.cells, SystemClock(), MemoryMeter(), QuietLog(), self.refresh, known.get, lambda _: None)
         self.executor = Executor(wiring)
 
     async def begin(self, keep_seconds: int = 0) -> None:

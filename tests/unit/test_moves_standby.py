@@ -218,8 +218,11 @@ async def test_a_standby_that_does_not_hear_of_its_part_keeps_nobody_busy(monkey
     async def deaf(cell: CellId, origin: CellId) -> Gap:
         return replace(await heard(cell, origin), revision=0)
 
+    async def become_deaf() -> None:
+        monkeypatch.setattr(room.cells, "gap", deaf)
+
     heard = room.cells.gap
-    monkeypatch.setattr(room.cells, "gap", deaf)
+    room.hooks["joining"] = become_deaf
     assert await room.drive() == "joining"
     await room.change(TurnMove(ACME, "join", "abort", SystemClock().now()))
     monkeypatch.undo()
