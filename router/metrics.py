@@ -136,7 +136,14 @@ MOVE_PAUSE_SECONDS: Final = Metric(
     "above 1 s: the source's processing is behind, or the tenant has very many profiles",
 )
 
+DIRECTORY_LEADS = Metric(
+    "dataflow_directory_leads",
+    "gauge",
+    "1 while this site's directory leads its zone: it alone answers, and changes anything",
+    "0 at every site of a zone for a minute: no majority of its sites is up, see the runbook directory-has-no-leader",
+)
 DIRECTORY: Final = (
+    DIRECTORY_LEADS,
     DIRECTORY_REVISION,
     DIRECTORY_CALLS,
     DIRECTORY_WATCHERS,

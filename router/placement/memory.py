@@ -2,39 +2,40 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 from kernel import limits
 from kernel.chain import BEGINNING, Head, Link, link
-from kernel.clock import SECOND, Micros
+from kernel.clock import SECOND
 from kernel.errors import Failure, Reason
 from kernel.ids import TenantId, ZoneName
 from router.placement.capacity import loads_of
+from router.placement.entry import ENTRIES_READ_MAX, NOWHERE, Agrees, Ballot, Chunk, Entry, Place, Request, check_follows
 from router.placement.steps import RevokeKey, Step, View, credentials
 from router.placement.store import AUDIT_ENTRIES_MAX, CHANGES_KEPT, REPLAY_CHANGES_MAX, Change, Deed, Done, Intent, answered, deed_of
 from router.placement.table import UNDER_WAY, Move, Table, Tenant, Topology, cells_of
 
 
-class _Answer(NamedTuple):
-    fingerprint: bytes
-    at: Micros
-    done: Done
-
-
 class MemoryStore:
-    """See the port. Nothing awaits, so every call is atomic on one event loop."""
+    """See the port, and `router.placement.entry.Replica`. While nobody has to agree nothing awaits: every call is atomic on one loop."""
 
     def __init__(self, zone: ZoneName, changes_kept: int = CHANGES_KEPT) -> None:
         self.zone = zone
+        self.agrees: Agrees | None = None
         self._revision = 0
         self._topology = Topology((), ())
         self._tenants: dict[TenantId, Tenant] = {}
         self._changes: deque[Change] = deque(maxlen=changes_kept)
-        self._answers: dict[str, _Answer] = {}
+        self._requests: dict[str, Request] = {}
         self._audit: list[Link[Deed]] = []
+        self._settled = NOWHERE
+        self._ballot = Ballot()
+        self._held: Entry | None = None
+        self._entries: deque[tuple[Place, Entry]] = deque(maxlen=changes_kept)
+        self._turn = asyncio.Lock()
 
     async def revision(self) -> int:
         """See the port."""
@@ -42,15 +43,14 @@ class MemoryStore:
 
     async def adopt(self, topology: Topology) -> int:
         """See the port."""
-        if topology != self._topology:
-            cells = {cell.cell for cell in topology.cells}
-            homeless = sorted(t.name for t in self._tenants.values() if not cells_of(t) <= cells)
-            if homeless:
-                raise Failure(Reason.SNAPSHOT_REFUSED, f"the topology lacks a cell of {homeless[0]}")
-            self._topology = topology
-            self._revision += 1
-            self._changes.append(Change(self._revision, None))
-        return self._revision
+        async with self._turn:
+            if topology != self._topology:
+                cells = {cell.cell for cell in topology.cells}
+                homeless = sorted(t.name for t in self._tenants.values() if not cells_of(t) <= cells)
+                if homeless:
+                    raise Failure(Reason.SNAPSHOT_REFUSED, f"the topology lacks a cell of {homeless[0]}")
+                await self._agree(Entry(self._settled.number + 1, self._revision + 1, topology=topology))
+            return self._revision
 
     async def table(self) -> Table:
         """See the port."""
@@ -71,26 +71,106 @@ class MemoryStore:
 
     async def change(self, step: Step, intent: Intent) -> Done:
         """See the port."""
-        oldest = intent.at - limits.REQUESTS_KEPT_SECONDS * SECOND
-        self._answers = {name: answer for name, answer in self._answers.items() if answer.at >= oldest}
-        if (answer := self._answers.get(intent.request_id)) is not None:
-            return answered(answer.fingerprint, answer.done, intent)
-        held = self._subject(step)
-        after = step.take(held, self._view(held))
-        intent.check(held)
-        self._check_keys(held, after)
-        if intent.dry_run:
-            return Done(after, self._revision)
-        if after != held:
-            after = replace(after, since=self._revision + 1)
-            self._revision += 1
-            self._tenants[after.name] = after
-            self._changes.append(Change(self._revision, after))
-            self._audit += link(self._head(), [deed_of(step, after, intent)])
-        done = Done(after, self._revision)
-        if intent.request_id:
-            self._answers[intent.request_id] = _Answer(intent.fingerprint, intent.at, done)
-        return done
+        async with self._turn:
+            known = self._requests.get(intent.request_id)
+            if known is not None and known.at >= intent.at - limits.REQUESTS_KEPT_SECONDS * SECOND:
+                return answered(known.fingerprint, Done(known.tenant, known.revision), intent)
+            held = self._subject(step)
+            after = step.take(held, self._view(held))
+            intent.check(held)
+            self._check_keys(held, after)
+            if intent.dry_run:
+                return Done(after, self._revision)
+            revision, deed, changed = self._revision, None, after != held
+            if changed:
+                revision += 1
+                after = replace(after, since=revision)
+                (deed,) = link(self._head(), [deed_of(step, after, intent)])
+            request = Request(intent.request_id, intent.fingerprint, intent.at, revision, after) if intent.request_id else None
+            if changed or request is not None:
+                await self._agree(Entry(self._settled.number + 1, revision, after if changed else None, None, deed, request))
+            return Done(after, revision)
+
+    async def _agree(self, entry: Entry) -> None:
+        if self.agrees is None:
+            self._settle(Place(self._settled.term, entry.number), entry)
+            return
+        async with self.agrees.agreed(entry) as place:
+            self._settle(place, entry)
+
+    def _settle(self, place: Place, entry: Entry) -> None:
+        self._revision = entry.revision
+        if entry.tenant is not None:
+            self._tenants[entry.tenant.name] = entry.tenant
+        if entry.topology is not None:
+            self._topology = entry.topology
+        if entry.tenant is not None or entry.topology is not None:
+            self._changes.append(Change(entry.revision, entry.tenant))
+        if entry.deed is not None:
+            self._audit.append(entry.deed)
+        if entry.request is not None:
+            oldest = entry.request.at - limits.REQUESTS_KEPT_SECONDS * SECOND
+            self._requests = {name: one for name, one in self._requests.items() if one.at >= oldest} | {entry.request.id: entry.request}
+        self._settled = place
+        self._entries.append((place, entry))
+
+    async def ballot(self) -> Ballot:
+        """See the port."""
+        return self._ballot
+
+    async def promise(self, ballot: Ballot) -> None:
+        """See the port."""
+        self._ballot = ballot
+
+    async def hold(self, ballot: Ballot, entry: Entry) -> None:
+        """See the port."""
+        self._ballot, self._held = ballot, entry
+
+    async def held(self) -> tuple[Place, Entry] | None:
+        """See the port."""
+        if self._held is None or self._held.number != self._settled.number + 1:
+            return None
+        return self._ballot.last, self._held
+
+    async def settled(self) -> Place:
+        """See the port."""
+        return self._settled
+
+    async def settle(self, place: Place, entry: Entry) -> None:
+        """See the port."""
+        async with self._turn:
+            check_follows(entry, self._settled.number, self._revision, self._head().hash)
+            self._settle(place, entry)
+
+    async def entries(self, after: int, limit: int = ENTRIES_READ_MAX) -> Sequence[tuple[Place, Entry]] | None:
+        """See the port."""
+        oldest = self._entries[0][0].number if self._entries else self._settled.number + 1
+        if after + 1 < oldest:
+            return None
+        return [one for one in self._entries if one[0].number > after][:limit]
+
+    async def copy(self) -> AsyncIterator[Chunk]:
+        """See the port."""
+        topology = self._topology if self._settled.number else None
+        kept = tuple(self._tenants.values()), tuple(self._audit), tuple(self._requests.values())
+        yield Chunk(self._settled, self._revision, topology)
+        yield Chunk(None, 0, None, *kept)
+
+    async def take_copy(self, chunks: AsyncIterator[Chunk]) -> None:
+        """See the port."""
+        found = [chunk async for chunk in chunks]
+        async with self._turn:
+            first = found[0]
+            if first.place is None:
+                raise ValueError("a copy that does not say of which place it is")
+            if first.place.number <= self._settled.number:
+                return
+            self._settled, self._revision, self._topology = first.place, first.revision, first.topology or Topology((), ())
+            self._tenants = {tenant.name: tenant for chunk in found for tenant in chunk.tenants}
+            self._audit = [deed for chunk in found for deed in chunk.deeds]
+            self._requests = {request.id: request for chunk in found for request in chunk.requests}
+            self._changes.clear()
+            self._entries.clear()
 
     async def changes(self, after: int, limit: int = REPLAY_CHANGES_MAX) -> tuple[Change, ...] | None:
         """See the port."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import asyncpg
 import msgspec
@@ -20,12 +22,15 @@ from kernel.ids import CellId, KeyHash, SourceId, TenantId, ZoneName
 from kernel.limits import Plan
 from kernel.queries import parse
 from router.placement.capacity import NOTHING, Loads
+from router.placement.entry import Agrees, Entry, Place, Request
 from router.placement.steps import RevokeKey, Step, View, credentials
 from router.placement.store import AUDIT_ENTRIES_MAX, CHANGES_KEPT, REPLAY_CHANGES_MAX, Change, Deed, Done, Intent, answered, deed_of
 from router.placement.table import BEFORE_SWITCH, Credential, Move, Pin, Source, Table, Tenant, Topology
 
+Result = TypeVar("Result")
+
 _FOLDER: Final = Path(__file__).parent / "sql"
-_SQL: Final = {query.name: query.text for query in parse((_FOLDER / "queries.sql").read_text()).values()}
+SQL: Final = {query.name: query.text for query in parse((_FOLDER / "queries.sql").read_text()).values()}
 _LOCK: Final = 7301
 _COMMAND_SECONDS: Final = 10.0
 _CONNECTIONS_MAX: Final = 4
@@ -38,14 +43,14 @@ async def migrate(dsn: str) -> None:
     connection = await asyncpg.connect(dsn)
     try:
         async with connection.transaction():
-            await connection.execute(_SQL["one_at_a_time"], _LOCK)
-            await connection.execute(_SQL["make_schema"])
-            await connection.execute(_SQL["make_migrations"])
-            seen = {row["name"] for row in await connection.fetch(_SQL["migrations"])}
+            await connection.execute(SQL["one_at_a_time"], _LOCK)
+            await connection.execute(SQL["make_schema"])
+            await connection.execute(SQL["make_migrations"])
+            seen = {row["name"] for row in await connection.fetch(SQL["migrations"])}
             for file in sorted(_FOLDER.glob("[0-9]*.sql")):
                 if file.name not in seen:
                     await connection.execute(file.read_text())
-                    await connection.execute(_SQL["migrated"], file.name)
+                    await connection.execute(SQL["migrated"], file.name)
     finally:
         await connection.close()
 
@@ -53,14 +58,22 @@ async def migrate(dsn: str) -> None:
 @contextlib.asynccontextmanager
 async def open_store(dsn: str, zone: ZoneName) -> AsyncIterator[PostgresStore]:
     """The migrated store of a zone. Raises Failure(STORE_UNAVAILABLE) when PostgreSQL cannot be reached."""
+    async with open_pool(dsn, zone) as pool:
+        yield PostgresStore(pool, zone)
+
+
+@contextlib.asynccontextmanager
+async def open_pool(dsn: str, zone: ZoneName) -> AsyncIterator[asyncpg.Pool]:
+    """Connections to a migrated database with the zone's row."""
     try:
         await migrate(dsn)
         pool = await asyncpg.create_pool(dsn, min_size=1, max_size=_CONNECTIONS_MAX, command_timeout=_COMMAND_SECONDS)
     except _LOST as error:
         raise Failure(Reason.STORE_UNAVAILABLE, type(error).__name__) from error
     try:
-        await pool.execute(_SQL["make_zone"], zone)
-        yield PostgresStore(pool, zone)
+        await pool.execute(SQL["make_zone"], zone)
+        await pool.execute(SQL["make_ballot"], zone)
+        yield pool
     finally:
         await pool.close()
 
@@ -72,6 +85,8 @@ class PostgresStore:
         self._pool = pool
         self._zone = zone
         self._changes_kept = changes_kept
+        self._turn = asyncio.Lock()
+        self.agrees: Agrees | None = None  # nobody else has to
 
     async def revision(self) -> int:
         """See the port."""
@@ -80,25 +95,13 @@ class PostgresStore:
 
     async def adopt(self, topology: Topology) -> int:
         """See the port."""
-        async with self._mutation() as connection:
-            row = await connection.fetchrow(_SQL["lock_zone"], self._zone)
-            if row["topology"] is not None and _topology(row["topology"]) == topology:
-                return int(row["revision"])
-            homeless = await connection.fetchval(_SQL["homeless"], self._zone, [c.cell for c in topology.cells])
-            if homeless is not None:
-                raise Failure(Reason.SNAPSHOT_REFUSED, f"the topology lacks a cell of {homeless}")
-            revision = int(row["revision"]) + 1
-            body = msgspec.json.encode(topology).decode()
-            await connection.execute(_SQL["step"], self._zone, revision)
-            await connection.execute(_SQL["set_topology"], self._zone, body)
-            await connection.execute(_SQL["log_change"], self._zone, revision, None)
-            return revision
+        return await asyncio.shield(asyncio.ensure_future(self._in_turn(partial(self._adopted, topology), keep=True)))
 
     async def table(self) -> Table:
         """See the port."""
         async with self._reading() as connection:
-            row = await connection.fetchrow(_SQL["zone"], self._zone)
-            topology = _topology(row["topology"])
+            row = await connection.fetchrow(SQL["zone"], self._zone)
+            topology = parse_topology(row["topology"])
             tenants = {tenant.name: tenant for tenant in await self._tenants(connection, None)}
         return Table(self._zone, row["revision"], tenants, {c.cell: c for c in topology.cells}, dict(topology.zones))
 
@@ -110,93 +113,143 @@ class PostgresStore:
     async def moving(self) -> Sequence[tuple[TenantId, Move]]:
         """See the port."""
         async with self._reading() as connection:
-            rows = await connection.fetch(_SQL["moving"], self._zone)
+            rows = await connection.fetch(SQL["moving"], self._zone)
         return [(TenantId(row["name"]), msgspec.json.decode(row["move"], type=Move)) for row in rows]
 
     async def change(self, step: Step, intent: Intent) -> Done:
-        """See the port."""
-        with _failures():
-            async with self._pool.acquire() as connection:
-                transaction = connection.transaction()
-                await transaction.start()
-                try:
-                    done = await self._take(connection, step, intent)
-                except BaseException:
-                    await transaction.rollback()
-                    raise
-                await (transaction.rollback() if intent.dry_run else transaction.commit())
-                return done
+        """See the port. Whoever stops waiting for it stops nothing: what others may have agreed on is brought to its end."""
+        return await asyncio.shield(asyncio.ensure_future(self._in_turn(partial(self._taken, step, intent), keep=not intent.dry_run)))
 
     async def changes(self, after: int, limit: int = REPLAY_CHANGES_MAX) -> tuple[Change, ...] | None:
         """See the port."""
         async with self._reading() as connection:
             revision = await self._revision(connection)
-            rows = await connection.fetch(_SQL["changes"], self._zone, after, limit)
+            rows = await connection.fetch(SQL["changes"], self._zone, after, limit)
         if after > revision or (after < revision and (not rows or rows[0]["revision"] != after + 1)):
             return None
-        return tuple(Change(row["revision"], None if row["tenant"] is None else _parse_tenant(row["tenant"])) for row in rows)
+        return tuple(Change(row["revision"], None if row["tenant"] is None else parse_tenant(row["tenant"])) for row in rows)
 
     async def audit(self, after: int = 0, limit: int = AUDIT_ENTRIES_MAX) -> Sequence[Link[Deed]]:
         """See the port."""
         async with self._reading() as connection:
-            rows = await connection.fetch(_SQL["audit"], self._zone, after, limit)
-        return [Link(row["seq"], Deed(*(row[name] for name in Deed._fields)), row["prev_hash"], row["hash"]) for row in rows]
+            rows = await connection.fetch(SQL["audit"], self._zone, after, limit)
+        return [link_of(row) for row in rows]
 
     @contextlib.asynccontextmanager
     async def _reading(self) -> AsyncIterator[Any]:
-        with _failures():
+        with failures():
             async with self._pool.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
                 yield connection
 
-    @contextlib.asynccontextmanager
-    async def _mutation(self) -> AsyncIterator[Any]:
-        with _failures():
-            async with self._pool.acquire() as connection, connection.transaction():
-                yield connection
+    async def _in_turn(self, take: Callable[[Any, Any], Awaitable[tuple[Result, Entry | None]]], keep: bool) -> Result:
+        """One at a time, and the zone's row is locked first, so that no other process's step comes between. An entry is written, then
+        agreed on, then committed: what the database refuses is never proposed to anybody."""
+        with failures():
+            async with self._turn, self._pool.acquire() as connection:
+                transaction = connection.transaction()
+                await transaction.start()
+                try:
+                    zone = await connection.fetchrow(SQL["lock_zone"], self._zone)
+                    result, entry = await take(connection, zone)
+                    if entry is not None:
+                        await self.write(connection, entry)
+                    if entry is None or not keep:
+                        await transaction.rollback()
+                        return result
+                    async with self._agreed(entry, zone) as place:
+                        await self.settle_at(connection, place, entry)
+                        await transaction.commit()
+                    return result
+                except BaseException:
+                    with contextlib.suppress(asyncpg.InterfaceError):  # it ended with the failed commit
+                        await transaction.rollback()
+                    raise
 
-    async def _take(self, connection: Any, step: Step, intent: Intent) -> Done:
-        """The zone's row is locked first, so that no other step comes between."""
-        zone = await connection.fetchrow(_SQL["lock_zone"], self._zone)
+    @contextlib.asynccontextmanager
+    async def _agreed(self, entry: Entry, zone: Any) -> AsyncIterator[Place]:
+        if self.agrees is None:
+            yield Place(zone["term"], entry.number)
+            return
+        async with self.agrees.agreed(entry) as place:
+            yield place
+
+    async def _adopted(self, topology: Topology, connection: Any, zone: Any) -> tuple[int, Entry | None]:
+        if zone["topology"] is not None and parse_topology(zone["topology"]) == topology:
+            return int(zone["revision"]), None
+        homeless = await connection.fetchval(SQL["homeless"], self._zone, [c.cell for c in topology.cells])
+        if homeless is not None:
+            raise Failure(Reason.SNAPSHOT_REFUSED, f"the topology lacks a cell of {homeless}")
+        revision = int(zone["revision"]) + 1
+        return revision, Entry(zone["number"] + 1, revision, topology=topology)
+
+    async def _taken(self, step: Step, intent: Intent, connection: Any, zone: Any) -> tuple[Done, Entry | None]:
         if intent.request_id:
-            await connection.execute(_SQL["trim_requests"], self._zone, intent.at - limits.REQUESTS_KEPT_SECONDS * SECOND)
-            if (row := await connection.fetchrow(_SQL["request"], self._zone, intent.request_id)) is not None:
-                return answered(row["fingerprint"], Done(_parse_tenant(row["tenant"]), row["revision"]), intent)
+            row = await connection.fetchrow(SQL["request"], self._zone, intent.request_id)
+            if row is not None and row["at"] >= intent.at - limits.REQUESTS_KEPT_SECONDS * SECOND:
+                return answered(row["fingerprint"], Done(parse_tenant(row["tenant"]), row["revision"]), intent), None
         held = await self._subject(connection, step)
         others = await self._others(connection, held) if step.weighs else NOTHING
-        after = step.take(held, View(self._zone, _topology(zone["topology"]).cells, others))
+        after = step.take(held, View(self._zone, parse_topology(zone["topology"]).cells, others))
         intent.check(held)
-        revision = zone["revision"]
-        if after != held:
+        revision, deed = zone["revision"], None
+        if changed := after != held:
             revision += 1
             after = replace(after, since=revision)
-            await connection.execute(_SQL["step"], self._zone, revision)
-            await self._write(connection, held, after)
-            await connection.execute(_SQL["log_change"], self._zone, revision, msgspec.json.encode(after).decode())
-            await connection.execute(_SQL["trim_changes"], self._zone, revision - self._changes_kept)
-            await self._enter(connection, deed_of(step, after, intent))
-        done = Done(after, revision)
-        if intent.request_id:
-            body = msgspec.json.encode(after).decode()
-            await connection.execute(_SQL["add_request"], self._zone, intent.request_id, intent.fingerprint, intent.at, revision, body)
-        return replace(done, revision=zone["revision"]) if intent.dry_run else done
+            (deed,) = link(await self._head(connection), [deed_of(step, after, intent)])
+        request = Request(intent.request_id, intent.fingerprint, intent.at, revision, after) if intent.request_id else None
+        done = Done(after, zone["revision"] if intent.dry_run else revision)
+        if not changed and request is None:
+            return done, None
+        return done, Entry(zone["number"] + 1, revision, after if changed else None, None, deed, request)
+
+    async def write(self, connection: Any, entry: Entry) -> None:
+        """All that an entry changes but the zone's own row."""
+        if entry.tenant is not None:
+            held = await self._tenants(connection, entry.tenant.name)
+            await self._write(connection, held[0] if held else None, entry.tenant)
+        if entry.topology is not None:
+            await self._set_topology(connection, entry.topology)
+        if entry.tenant is not None or entry.topology is not None:
+            body = None if entry.tenant is None else _json(entry.tenant)
+            await connection.execute(SQL["log_change"], self._zone, entry.revision, body)
+            await connection.execute(SQL["trim_changes"], self._zone, entry.revision - self._changes_kept)
+        if entry.deed is not None:
+            await self._add_deed(connection, entry.deed)
+        if entry.request is not None:
+            await connection.execute(SQL["trim_requests"], self._zone, entry.request.at - limits.REQUESTS_KEPT_SECONDS * SECOND)
+            await self._add_request(connection, entry.request)
+
+    async def _set_topology(self, connection: Any, topology: Topology) -> None:
+        await connection.execute(SQL["set_topology"], self._zone, msgspec.json.encode(topology).decode())
+
+    async def _add_deed(self, connection: Any, deed: Link[Deed]) -> None:
+        await connection.execute(SQL["add_entry"], self._zone, deed.seq, *deed.fields, deed.prev_hash, deed.hash)
+
+    async def _add_request(self, connection: Any, one: Request) -> None:
+        told = (one.id, one.fingerprint, one.at, one.revision, _json(one.tenant))
+        await connection.execute(SQL["add_request"], self._zone, *told)
+
+    async def settle_at(self, connection: Any, place: Place, entry: Entry) -> None:
+        """The zone is at this entry from now on."""
+        await connection.execute(SQL["step"], self._zone, entry.revision, place.number, place.term)
 
     async def _subject(self, connection: Any, step: Step) -> Tenant | None:
         if isinstance(step, RevokeKey):
-            name = await connection.fetchval(_SQL["owner"], self._zone, step.subject)
+            name = await connection.fetchval(SQL["owner"], self._zone, step.subject)
         else:
             name = step.subject
         found = [] if name is None else await self._tenants(connection, name)
         return found[0] if found else None
 
     async def _others(self, connection: Any, held: Tenant | None) -> Loads:
-        rows = await connection.fetch(_SQL["loads"], self._zone, None if held is None else held.name, sorted(BEFORE_SWITCH))
+        rows = await connection.fetch(SQL["loads"], self._zone, None if held is None else held.name, sorted(BEFORE_SWITCH))
         return Loads({CellId(row["cell"]): row["demand"] for row in rows})
 
     async def _write(self, connection: Any, held: Tenant | None, after: Tenant) -> None:
         """What of the tenant is another than before."""
         pin = after.pinned
         await connection.execute(
-            _SQL["put_tenant"],
+            SQL["put_tenant"],
             self._zone,
             after.name,
             after.cell,
@@ -214,21 +267,20 @@ class PostgresStore:
         had = set() if held is None else {source.name for source in held.sources}
         for source in after.sources:
             if source.name not in had:
-                await connection.execute(_SQL["add_source"], self._zone, after.name, source.name, source.slug)
+                await connection.execute(SQL["add_source"], self._zone, after.name, source.name, source.slug)
         known = {} if held is None else {key.hash: key for key in credentials(held)}
         for name, key in _keys(after):
             if key.hash not in known:
-                await connection.execute(_SQL["add_key"], key.hash, self._zone, after.name, name, key.revoked)
+                await connection.execute(SQL["add_key"], key.hash, self._zone, after.name, name, key.revoked)
             elif key != known[key.hash]:
-                await connection.execute(_SQL["revoke"], self._zone, key.hash)
+                await connection.execute(SQL["revoke"], self._zone, key.hash)
 
-    async def _enter(self, connection: Any, deed: Deed) -> None:
-        row = await connection.fetchrow(_SQL["audit_head"], self._zone)
-        (entry,) = link(BEGINNING if row is None else Head(row["seq"], row["hash"]), [deed])
-        await connection.execute(_SQL["add_entry"], self._zone, entry.seq, *deed, entry.prev_hash, entry.hash)
+    async def _head(self, connection: Any) -> Head:
+        row = await connection.fetchrow(SQL["audit_head"], self._zone)
+        return BEGINNING if row is None else Head(row["seq"], row["hash"])
 
     async def _revision(self, connection: Any) -> int:
-        return int(await connection.fetchval(_SQL["revision"], self._zone))
+        return int(await connection.fetchval(SQL["revision"], self._zone))
 
     async def _tenant(self, connection: Any, name: TenantId) -> Tenant:
         found = await self._tenants(connection, name)
@@ -238,20 +290,21 @@ class PostgresStore:
 
     async def _tenants(self, connection: Any, name: TenantId | None) -> list[Tenant]:
         keys: dict[tuple[str, str | None], list[Credential]] = {}
-        for row in await connection.fetch(_SQL["credentials"], self._zone, name):
+        for row in await connection.fetch(SQL["credentials"], self._zone, name):
             keys.setdefault((row["tenant"], row["source"]), []).append(Credential(KeyHash(row["hash"]), row["revoked"]))
         sources: dict[str, list[Source]] = {}
-        for row in await connection.fetch(_SQL["sources"], self._zone, name):
+        for row in await connection.fetch(SQL["sources"], self._zone, name):
             held = tuple(keys.get((row["tenant"], row["name"]), ()))
             sources.setdefault(row["tenant"], []).append(Source(SourceId(row["name"]), row["slug"], held))
         return [
             _tenant_of(self._zone, row, sources.get(row["name"], ()), keys.get((row["name"], None), ()))
-            for row in await connection.fetch(_SQL["tenants"], self._zone, name)
+            for row in await connection.fetch(SQL["tenants"], self._zone, name)
         ]
 
 
 @contextlib.contextmanager
-def _failures() -> Any:
+def failures() -> Any:
+    """What PostgreSQL raises, as Failure(KEY_EXISTS, STORE_UNAVAILABLE)."""
     try:
         yield
     except asyncpg.UniqueViolationError as error:
@@ -289,9 +342,20 @@ def _keys(tenant: Tenant) -> Iterator[tuple[SourceId | None, Credential]]:
         yield None, key
 
 
-def _parse_tenant(body: str) -> Tenant:
+def link_of(row: Any) -> Link[Deed]:
+    """An entry of the audit chain."""
+    return Link(row["seq"], Deed(*(row[name] for name in Deed._fields)), row["prev_hash"], row["hash"])
+
+
+def parse_tenant(body: str) -> Tenant:
+    """From its JSON."""
     return msgspec.json.decode(body, type=Tenant)
 
 
-def _topology(body: str | None) -> Topology:
+def _json(tenant: Tenant) -> str:
+    return msgspec.json.encode(tenant).decode()
+
+
+def parse_topology(body: str | None) -> Topology:
+    """From its JSON; an empty one from none."""
     return _EMPTY if body is None else msgspec.json.decode(body, type=Topology)

@@ -24,21 +24,25 @@ INSERT INTO placement.migration VALUES ($1, now())
 -- The zone's row, which every mutation locks.
 INSERT INTO placement.zone (name) VALUES ($1) ON CONFLICT DO NOTHING
 
+-- name: make_ballot
+-- What the zone's site must not forget: nothing yet.
+INSERT INTO placement.ballot (zone) VALUES ($1) ON CONFLICT DO NOTHING
+
 -- name: zone
--- The zone's revision and topology.
-SELECT revision, topology FROM placement.zone WHERE name = $1
+-- Where the zone is, and its topology.
+SELECT revision, number, term, topology FROM placement.zone WHERE name = $1
 
 -- name: lock_zone
 -- The same, held still: no other mutation of the zone comes between.
-SELECT revision, topology FROM placement.zone WHERE name = $1 FOR UPDATE
+SELECT revision, number, term, topology FROM placement.zone WHERE name = $1 FOR UPDATE
 
 -- name: revision
 -- The zone's revision.
 SELECT revision FROM placement.zone WHERE name = $1
 
 -- name: step
--- The revision from now on; the zone's row is locked already.
-UPDATE placement.zone SET revision = $2 WHERE name = $1
+-- Where the zone is from now on: (zone, revision, number, term). Its row is locked already.
+UPDATE placement.zone SET revision = $2, number = $3, term = $4 WHERE name = $1
 
 -- name: homeless
 -- A tenant whose home or standby is none of these cells, or that is on its way from or to one that is not: (zone, cells).
@@ -117,7 +121,7 @@ SELECT revision, tenant FROM placement.change WHERE zone = $1 AND revision > $2 
 
 -- name: request
 -- What was answered to a request.
-SELECT fingerprint, revision, tenant FROM placement.request WHERE zone = $1 AND id = $2
+SELECT fingerprint, at, revision, tenant FROM placement.request WHERE zone = $1 AND id = $2
 
 -- name: add_request
 -- Keeps an answer.
@@ -140,3 +144,59 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
 -- The next deeds after a number.
 SELECT seq, at, actor, request_id, action, tenant, revision, what, prev_hash, hash FROM placement.audit
 WHERE zone = $1 AND seq > $2 ORDER BY seq LIMIT $3
+
+-- name: ballot
+-- What a site must not forget, and what it holds.
+SELECT term, voted_for, last_term, last_number, held FROM placement.ballot WHERE zone = $1
+
+-- name: promise
+-- Keeps a ballot.
+UPDATE placement.ballot SET term = $2, voted_for = $3, last_term = $4, last_number = $5 WHERE zone = $1
+
+-- name: hold
+-- Keeps a ballot and the entry at its last place.
+UPDATE placement.ballot SET term = $2, voted_for = $3, last_term = $4, last_number = $5, held = $6 WHERE zone = $1
+
+-- name: log_entry
+-- What another site may ask for: (zone, number, term, body).
+INSERT INTO placement.entry VALUES ($1, $2, $3, $4)
+
+-- name: trim_entries
+-- Sites that are further behind get a copy.
+DELETE FROM placement.entry WHERE zone = $1 AND number <= $2
+
+-- name: entries
+-- The next entries after a number.
+SELECT number, term, body FROM placement.entry WHERE zone = $1 AND number > $2 ORDER BY number LIMIT $3
+
+-- name: requests
+-- All answers that are kept.
+SELECT id, fingerprint, at, revision, tenant FROM placement.request WHERE zone = $1 ORDER BY at, id
+
+-- name: forget_keys
+-- Makes room for a copy.
+DELETE FROM placement.credential WHERE zone = $1
+
+-- name: forget_sources
+-- Makes room for a copy.
+DELETE FROM placement.source WHERE zone = $1
+
+-- name: forget_tenants
+-- Makes room for a copy.
+DELETE FROM placement.tenant WHERE zone = $1
+
+-- name: forget_changes
+-- Followers get the whole table.
+DELETE FROM placement.change WHERE zone = $1
+
+-- name: forget_requests
+-- Makes room for a copy.
+DELETE FROM placement.request WHERE zone = $1
+
+-- name: forget_audit
+-- Makes room for a copy.
+DELETE FROM placement.audit WHERE zone = $1
+
+-- name: forget_entries
+-- Makes room for a copy.
+DELETE FROM placement.entry WHERE zone = $1

@@ -1,0 +1,145 @@
+"""What a zone's directory keeps, one entry after another: whatever a step changed, so that another site keeps it without any rule of
+placement, and the port of a site's disk. The names are Raft's (Ongaro and Ousterhout, 2014)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Final, NamedTuple, Protocol
+
+import msgspec
+
+from kernel.chain import Link
+from kernel.clock import Micros
+from router.placement.store import Deed, Store
+from router.placement.table import Tenant, Topology
+
+ENTRIES_KEPT: Final = 10_000
+ENTRIES_READ_MAX: Final = 200
+
+
+class Place(NamedTuple):
+    """Where an entry stands: the term of the leader that had it agreed on, and its number. The greater one is the newer one."""
+
+    term: int
+    number: int
+
+
+NOWHERE: Final = Place(0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request that was answered, so that it is answered alike when it is repeated: with the tenant as it was then."""
+
+    id: str
+    fingerprint: bytes
+    at: Micros
+    revision: int
+    tenant: Tenant
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What one step of the zone changed: entry `number`, after which the zone is at `revision`. `tenant` is what it was right after, None
+    when there was nothing new of it; `topology` is the zone's new one, if that changed."""
+
+    number: int
+    revision: int
+    tenant: Tenant | None = None
+    topology: Topology | None = None
+    deed: Link[Deed] | None = None
+    request: Request | None = None
+
+
+def encode(entry: Entry) -> bytes:
+    """As JSON, as sites tell and keep it."""
+    return msgspec.json.encode(entry)
+
+
+def decode(data: bytes | str) -> Entry:
+    """Raises ValueError."""
+    return msgspec.json.decode(data, type=Entry)
+
+
+def check_follows(entry: Entry, number: int, revision: int, head: bytes) -> None:
+    """Raises ValueError when an entry does not follow what is settled: sites have come apart, and nobody may hide that."""
+    step = int(entry.tenant is not None or entry.topology is not None)
+    if (entry.number, entry.revision) != (number + 1, revision + step):
+        raise ValueError(f"entry {entry.number} to revision {entry.revision} does not follow entry {number} at revision {revision}")
+    if entry.deed is not None and entry.deed.prev_hash != head:
+        raise ValueError(f"the deed of entry {entry.number} does not follow the audit chain")
+
+
+@dataclass(frozen=True, slots=True)
+class Ballot:
+    """What a site must never forget: the newest term that it heard of, for whom it voted in that, and its newest entry, settled or not."""
+
+    term: int = 0
+    voted_for: str = ""
+    last: Place = NOWHERE
+
+
+class Agrees(Protocol):
+    """Who must agree before an entry is kept."""
+
+    def agreed(self, entry: Entry) -> AbstractAsyncContextManager[Place]:
+        """The block keeps the entry. Raises Failure(STORE_UNAVAILABLE) instead of entering it when no majority agrees: whether the entry is
+        kept later on is not known then."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A part of a whole copy of the zone. The first has its place, revision and topology, and no other has."""
+
+    place: Place | None = None
+    revision: int = 0
+    topology: Topology | None = None
+    tenants: tuple[Tenant, ...] = ()
+    deeds: tuple[Link[Deed], ...] = ()
+    requests: tuple[Request, ...] = ()
+
+
+class Replica(Store, Protocol):
+    """A site's copy of the zone, on its disk. An entry is held first, which changes nothing, and settled once a majority holds it.
+
+    Everything raises Failure(STORE_UNAVAILABLE).
+    """
+
+    async def ballot(self) -> Ballot:
+        """What it must not forget."""
+        ...
+
+    async def promise(self, ballot: Ballot) -> None:
+        """Keeps it."""
+        ...
+
+    async def hold(self, ballot: Ballot, entry: Entry) -> None:
+        """Keeps the ballot and, at its last place, an entry that is not settled; one that was held before is forgotten."""
+        ...
+
+    async def held(self) -> tuple[Place, Entry] | None:
+        """The entry that is held and follows what is settled."""
+        ...
+
+    async def settled(self) -> Place:
+        """Of the newest settled entry."""
+        ...
+
+    async def settle(self, place: Place, entry: Entry) -> None:
+        """Changes the zone as the entry says. Raises ValueError when it does not follow what is settled."""
+        ...
+
+    async def entries(self, after: int, limit: int = ENTRIES_READ_MAX) -> Sequence[tuple[Place, Entry]] | None:
+        """The settled entries after number `after`, oldest first, none when there are none yet. None when they are not kept any more."""
+        ...
+
+    def copy(self) -> AsyncIterator[Chunk]:
+        """The whole zone, as it is settled at one place."""
+        ...
+
+    async def take_copy(self, chunks: AsyncIterator[Chunk]) -> None:
+        """Becomes what the chunks say, once all are there; unless it is as new as they are."""
+        ...

@@ -1,0 +1,120 @@
+"""One term of a leader: it has every entry held by a majority before it is kept, and says again and again that it leads."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from kernel.errors import Failure
+from router.placement.entry import Entry, Place
+from router.quorum.rules import WITNESS, Append, others_needed
+from router.quorum.site import Site, no_majority
+from router.quorum.voter import SILENCE_SECONDS
+
+BEAT_SECONDS: Final = 0.5
+_WATCH_SECONDS: Final = 0.2
+# The witness keeps no entry. One that it holds with the leader alone is lost with the leader's disk: others are given time to answer first.
+_PREFER_SECONDS: Final = 1.0
+_OFFER_SECONDS: Final = 3.0
+
+
+@dataclass
+class Leader:
+    """See the module's docstring. It is `over` as soon as it cannot say whether an entry is kept, has no majority or meets a newer term:
+    in one term two entries never have the same number."""
+
+    site: Site
+    term: int
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+    _answered: dict[str, float] = field(default_factory=dict)
+    _news: dict[str, asyncio.Event] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._answered = dict.fromkeys(self.site.peers, self.site.clock.monotonic())
+        self._news = {name: asyncio.Event() for name in self.site.peers}
+
+    @contextlib.asynccontextmanager
+    async def agreed(self, entry: Entry) -> AsyncIterator[Place]:
+        """See `router.placement.entry.Agrees`."""
+        place = Place(self.term, entry.number)
+        try:
+            settled = await self.site.replica.settled()
+            if self.over.is_set() or not await self.site.hold(place, entry):
+                raise no_majority("this site does not lead any more")
+            if not await self._offer(Append(self.site.name, self.term, settled, place, entry)):
+                raise no_majority("no majority of the zone's sites agrees")
+            yield place
+        except BaseException:
+            self.over.set()
+            raise
+        self._tell()
+
+    async def finish(self) -> None:
+        """Brings to its end what a leader before this one began. Raises Failure(STORE_UNAVAILABLE)."""
+        held = await self.site.replica.held()
+        if held is not None:
+            async with self.agreed(held[1]) as place:
+                await self.site.replica.settle(place, held[1])
+
+    async def run(self) -> None:
+        """Until it is over."""
+        tasks = [asyncio.create_task(self._beat(name)) for name in self.site.peers]
+        try:
+            while not self.over.is_set():
+                await self.site.clock.sleep(_WATCH_SECONDS)
+                if len(self._near(self.site.peers)) < others_needed(len(self.site.peers)):
+                    self.over.set()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _beat(self, name: str) -> None:
+        while not self.over.is_set():
+            self._news[name].clear()
+            with contextlib.suppress(Failure):
+                await self._append(name, Append(self.site.name, self.term, await self.site.replica.settled()))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(BEAT_SECONDS):
+                    await self._news[name].wait()
+
+    async def _offer(self, append: Append) -> bool:
+        """Whether a majority holds the entry. First those are asked that keep it and are near; the others when these do not suffice."""
+        near = [name for name in self._near(self.site.peers) if name != WITNESS]
+        needed, accepted = others_needed(len(self.site.peers)), 0
+        asked: list[asyncio.Task[bool]] = []
+        for names, seconds in ((near, _PREFER_SECONDS), ([name for name in self.site.peers if name not in near], _OFFER_SECONDS)):
+            asked += [asyncio.create_task(self._append(name, append)) for name in names]
+            until = self.site.clock.monotonic() + seconds
+            while asked and accepted < needed and (left := until - self.site.clock.monotonic()) > 0:
+                done, _ = await asyncio.wait(asked, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                accepted += sum(task.result() for task in done)
+                asked = [task for task in asked if task not in done]
+            if accepted >= needed:
+                break
+        for task in asked:
+            task.cancel()
+        return accepted >= needed and not self.over.is_set()
+
+    async def _append(self, name: str, append: Append) -> bool:
+        try:
+            answer = await self.site.peers[name].append(append)
+        except Failure:
+            return False
+        if answer.term > self.term:
+            self.over.set()
+            return False
+        self._answered[name] = self.site.clock.monotonic()
+        return answer.accepted
+
+    def _near(self, names: Iterable[str]) -> list[str]:
+        """Those that have answered lately."""
+        now = self.site.clock.monotonic()
+        return [name for name in names if now - self._answered[name] < SILENCE_SECONDS]
+
+    def _tell(self) -> None:
+        for news in self._news.values():
+            news.set()

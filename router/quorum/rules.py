@@ -1,0 +1,69 @@
+"""What a site may promise. Pure.
+
+Raft's rules (Ongaro and Ousterhout 2014, 5.2 to 5.4): one vote a term, only for who has everything that the voter knows of, and nothing
+from a leader of an older term. Any two majorities share a site, and that site forgets nothing of this.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
+
+from router.placement.entry import Ballot, Entry, Place
+
+WITNESS: Final = "witness"
+"""The site that votes and keeps nothing of the zone."""
+
+
+class Candidacy(NamedTuple):
+    """A site asks to lead in a term; `last` is its newest entry."""
+
+    site: str
+    term: int
+    last: Place
+
+
+class Vote(NamedTuple):
+    """The answer, and the newest term that the voter knows."""
+
+    granted: bool
+    term: int
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """What a leader says: that it leads, up to where the zone is settled, and the entry at `place`, if it brings one."""
+
+    site: str
+    term: int
+    settled: Place
+    place: Place | None = None
+    entry: Entry | None = None
+
+
+class Appended(NamedTuple):
+    """The answer: whether the site has the entry, and the newest term that it knows."""
+
+    accepted: bool
+    term: int
+
+
+def granted(ballot: Ballot, newest: Place, asked: Candidacy) -> Ballot | None:
+    """The voter's ballot with its vote; None when it refuses. `newest` is the newest entry that the voter knows of."""
+    if asked.term < ballot.term or asked.last < newest:
+        return None
+    if asked.term == ballot.term and ballot.voted_for not in ("", asked.site):
+        return None
+    return replace(ballot, term=asked.term, voted_for=asked.site)
+
+
+def followed(ballot: Ballot, term: int) -> Ballot | None:
+    """The ballot of a site that heard of a leader in `term`; None when it knows of a newer term."""
+    if term < ballot.term:
+        return None
+    return ballot if term == ballot.term else replace(ballot, term=term, voted_for="")
+
+
+def others_needed(others: int) -> int:
+    """How many of the `others` make a majority together with the site itself."""
+    return (others + 1) // 2
