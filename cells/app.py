@@ -70,7 +70,6 @@ def _process(config: Config, role: Role, meter: telemetry.PrometheusMeter, repor
     clock = SystemClock()
     journal = FileJournal(config.journal_path, bytes.fromhex(config.public_key_file.read_text().strip()))
     directory = GrpcDirectory(config.directory_address, config.follower_token_file.read_text().strip(), config.cell)
-    stack.push_async_callback(directory.close)
     follower = Follower(ZoneName(config.zone), journal, directory, clock, meter, random.random)
     attributes = {"dataflow.cell": config.cell, "cloud.region": config.region}
     tracing = telemetry.tracing(f"cell-{role}", attributes, config.otlp_endpoint)

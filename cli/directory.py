@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
 import grpc
 import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cli.errors import Unable
 from dataflow.routing.v1 import routing_pb2 as pb
 from dataflow.routing.v1 import routing_pb2_grpc
 
 CALL_SECONDS: Final = 10.0
+_LEADER_SECONDS: Final = 10.0  # in which the sites elect another one
 _PLAN_SECONDS: Final = 300.0  # for a step of each tenant of a cell
 
 
 class Directory:
-    """`async with Directory("127.0.0.1:7420", token) as directory`. Every method raises Unable with the directory's own words."""
+    """`async with Directory(["127.0.0.1:7420"], token) as directory`. Of a directory at several sites, whose leader alone listens, it asks
+    the one that does. Every method raises Unable with the directory's own words."""
 
-    def __init__(self, address: str, token: str) -> None:
-        self._address = address
-        self._channel = grpc.aio.insecure_channel(address)
-        self._stub = routing_pb2_grpc.RouterServiceStub(self._channel)
+    def __init__(self, addresses: Sequence[str], token: str) -> None:
+        self._addresses = addresses
+        self._address = addresses[0]
         self._metadata = (("authorization", f"Bearer {token}"),)
 
     async def __aenter__(self) -> Self:
+        if len(self._addresses) > 1:
+            self._address = await _listening(self._addresses)
+        self._channel = grpc.aio.insecure_channel(self._address)
+        self._stub = routing_pb2_grpc.RouterServiceStub(self._channel)
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -170,3 +178,27 @@ def explain(error: grpc.aio.AioRpcError, who: str) -> tuple[str, str]:
     if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
         return f"{who} did not answer in time", "see `dataflow status`"
     return f"{who} says: {error.details()} ({error.code().name})", ""
+
+
+async def _listening(addresses: Sequence[str]) -> str:
+    """The one at which somebody listens. Raises Unable when nobody does for a while."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_LEADER_SECONDS):
+            while True:
+                for address in addresses:
+                    if await _answers(address):
+                        return address
+                await asyncio.sleep(0.1)
+    raise Unable(
+        f"none of the directory's sites leads: {', '.join(addresses)}", "two of a zone's three sites must be up; see `dataflow status`"
+    )
+
+
+async def _answers(address: str) -> bool:
+    async with grpc.aio.insecure_channel(address, options=(("grpc.use_local_subchannel_pool", 1),)) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        try:
+            answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=1.0)  # type: ignore[attr-defined]  # it has no stubs
+        except grpc.aio.AioRpcError:
+            return False
+    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)

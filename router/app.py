@@ -10,7 +10,7 @@ import random
 import secrets
 import sys
 from collections.abc import Coroutine
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from kernel.clock import Clock
@@ -31,18 +31,27 @@ from router.api import server as api
 from router.api.client import DirectoryFeed
 from router.api.mirror import Mirror, open_mirror
 from router.api.service import RouterService
+from router.api.tokens import Tokens
 from router.evacuation.api_cells import GrpcCells
 from router.evacuation.cells import Cells
-from router.evacuation.detect import WITNESS
 from router.evacuation.execute import Executor
 from router.evacuation.failover import Failovers
 from router.evacuation.joins import Joins
 from router.evacuation.lookout import Lookout
 from router.evacuation.make import Log, Wiring
+from router.placement.entry import WITNESS
 from router.placement.postgres import open_store
+from router.placement.postgres_replica import PostgresReplica, open_replica
 from router.placement.steps import standby_of
 from router.placement.store import Store
-from router.placement.table import Tenant
+from router.placement.table import Tenant, Topology
+from router.quorum import api_grpc as quorum_api
+from router.quorum.api_client import GrpcPeer
+from router.quorum.api_grpc import QuorumGrpc
+from router.quorum.ballot_file import BallotFile
+from router.quorum.election import Election
+from router.quorum.site import Site
+from router.quorum.voter import Voter
 from router.xds import server as xds
 from router.xds.bootstrap import EdgeIdentity, bootstrap
 from router.xds.listener import Listen
@@ -52,36 +61,95 @@ DRAIN_SECONDS = 2.0
 _NO_MAP = "neither the disk nor the directory has given a map yet"
 
 
+@dataclass
+class _Directory:
+    """What a directory process has for as long as it runs; `mirror` while it leads."""
+
+    own: config.DirectorySettings
+    topology: Topology
+    tokens: Tokens
+    signer: Signer
+    log: Log
+    meter: PrometheusMeter = field(default_factory=lambda: PrometheusMeter(metrics.DIRECTORY))
+    health: lifecycle.Health = field(default_factory=lifecycle.Health)
+    mirror: Mirror | None = None
+    site: Site | None = None
+
+    def problems(self) -> dict[str, str]:
+        """Why it is not ready."""
+        found = dict(self.health.problems)
+        if self.site is not None and not self.site.hears:
+            found["leader"] = "this site hears no leader, and no majority would have it lead"
+        return found
+
+    def status(self) -> dict[str, object]:
+        """For a person."""
+        told = {"role": "directory", "zone": self.own.zone, "leads": self.mirror is not None}
+        if self.site is not None:
+            told |= {"site": self.site.name, "leader": self.site.leader if self.site.hears else ""}
+        if self.mirror is not None:
+            told |= {"revision": self.mirror.table.revision, "tenants": len(self.mirror.table.tenants)}
+        return told
+
+
 async def run_directory(own: config.DirectorySettings, stop: asyncio.Event) -> None:
-    """The zone's directory: store, mirror, gRPC, probes; drained in the opposite order."""
+    """The zone's directory, or one site's part of it."""
     log = logs.configure("directory", own.log_level).bind(zone=own.zone)
-    meter, health = PrometheusMeter(metrics.DIRECTORY), lifecycle.Health()
-    topology, tokens, signer = own.topology(), own.tokens(), Signer(own.signing_key())
-    async with open_store(own.directory_dsn, own.zone) as store:
-        revision = await store.adopt(topology)
-        mirror = await open_mirror(store, meter)
-        clock = SystemClock()
-        cells = GrpcCells(lambda name: mirror.table.cells.get(name), signer, clock)
-        moves = Executor(_moving(store, cells, clock, meter, log, mirror))
-        joins = Joins(store, lambda: mirror.table, lambda: f"join-{secrets.token_hex(6)}", mirror.refresh, clock, meter)
-        failovers = Failovers(store, cells, clock, lambda: mirror.table, mirror.refresh)
-        lookout = Lookout(failovers, clock, meter, log, own.failover_after_seconds)
-        service = RouterService(store, mirror, signer, meter, clock, secrets.token_bytes, lookout, moves.making.progress)
-
-        def status() -> dict[str, object]:
-            return {"role": "directory", "zone": own.zone, "revision": mirror.table.revision, "tenants": len(mirror.table.tenants)}
-
-        async with probes.serving(probes.application(lambda: health.problems, status, meter.exposition), *config.address(own.http_address)):
-            following = asyncio.create_task(_all(mirror.follow(stop), moves.run(stop), lookout.run(stop), joins.run(stop)))
-            server = await api.serve(service, tokens, meter, own.grpc_address)
-            health.set("start", None)
-            log.info("serving", bind=own.grpc_address, revision=revision, tenants=len(mirror.table.tenants))
-            await _until(stop, following)
-            health.set("drain", "stopping")
-            await server.drain(DRAIN_SECONDS)
-            await following
-            await cells.close()
+    quorum = own.quorum()
+    parts = _Directory(own, own.topology(), own.tokens(), Signer(own.signing_key()), log)
+    pages = probes.application(parts.problems, parts.status, parts.meter.exposition)
+    if quorum is None:
+        async with open_store(own.directory_dsn, own.zone) as store, probes.serving(pages, *config.address(own.http_address)):
+            await _lead(parts, store, stop)
+    else:
+        async with open_replica(own.directory_dsn, own.zone) as replica, probes.serving(pages, *config.address(own.http_address)):
+            await _agree(parts, quorum, replica, stop)
     log.info("drained")
+
+
+async def _agree(parts: _Directory, quorum: config.Quorum, replica: PostgresReplica, stop: asyncio.Event) -> None:
+    """A site's part: it votes, keeps what the leader offers, and leads when it is elected."""
+    zone, sites = parts.own.zone, quorum.sites
+    peers = {name: GrpcPeer(zone, name, address, quorum.token) for name, address in sites.others.items()}
+    site = parts.site = Site(sites.own, replica, peers, SystemClock())
+    election = Election(site, sites.own == sites.founder, random.random, parts.log)
+    replica.agrees = election
+    server = await quorum_api.serve(QuorumGrpc(zone, quorum.token, site, replica), quorum.address)
+    parts.health.set("start", None)
+    parts.log.info("serving sites", bind=quorum.address, site=sites.own)
+    await election.run(lambda over: _lead(parts, replica, over), stop)
+    await server.stop(0)
+    for peer in peers.values():
+        await peer.close()
+
+
+async def _lead(parts: _Directory, store: Store, stop: asyncio.Event) -> None:
+    """Until `stop`: mirror, moves and gRPC; drained in the opposite order."""
+    own, log, meter, clock = parts.own, parts.log, parts.meter, SystemClock()
+    revision = await store.adopt(parts.topology)
+    mirror = parts.mirror = await open_mirror(store, meter)
+    cells = GrpcCells(lambda name: mirror.table.cells.get(name), parts.signer, clock)
+    moves = Executor(_moving(store, cells, clock, meter, log, mirror))
+    joins = Joins(store, lambda: mirror.table, lambda: f"join-{secrets.token_hex(6)}", mirror.refresh, clock, meter)
+    failovers = Failovers(store, cells, clock, lambda: mirror.table, mirror.refresh)
+    lookout = Lookout(failovers, clock, meter, log, own.failover_after_seconds)
+    service = RouterService(store, mirror, parts.signer, meter, clock, secrets.token_bytes, lookout, moves.making.progress)
+    following = asyncio.create_task(_all(mirror.follow(stop), moves.run(stop), lookout.run(stop), joins.run(stop)))
+    try:
+        server = await api.serve(service, parts.tokens, meter, own.grpc_address)
+        meter.set(metrics.DIRECTORY_LEADS, 1.0)
+        parts.health.set("start", None)
+        log.info("serving", bind=own.grpc_address, revision=revision, tenants=len(mirror.table.tenants))
+        await _until(stop, following)
+        if parts.site is None:
+            parts.health.set("drain", "stopping")
+        await server.drain(DRAIN_SECONDS)
+    finally:
+        parts.mirror = None
+        meter.set(metrics.DIRECTORY_LEADS, 0.0)
+        stop.set()
+        await following
+        await cells.close()
 
 
 def _moving(store: Store, cells: Cells, clock: Clock, meter: Meter, log: Log, mirror: Mirror) -> Wiring:
@@ -133,23 +201,30 @@ async def run_agent(own: config.AgentSettings, stop: asyncio.Event) -> None:
 
 
 async def run_witness(own: config.WitnessSettings, stop: asyncio.Event) -> None:
-    """A zone's witness: it looks at the cells from a site of its own and says what it sees."""
+    """A zone's witness: it looks at the cells from a site of its own and says what it sees, and votes for who leads the directory."""
     log = logs.configure("witness", own.log_level).bind(zone=own.zone)
-    meter = PrometheusMeter(metrics.WITNESS)
+    meter, quorum = PrometheusMeter(metrics.WITNESS), own.quorum()
     sights = GrpcSights(own.directory_address, own.follower_token())
     observer = Observer(WITNESS, sights, SystemClock())
+    voter = None if quorum is None else Voter(WITNESS, BallotFile(Path(own.ballot_path)), SystemClock())
 
     def problems() -> dict[str, str]:
         return {"drain": "stopping"} if stop.is_set() else {}
 
     def status() -> dict[str, object]:
-        return {"role": "witness", "zone": own.zone, "cells": sorted(observer.cells)}
+        leader = voter.leader if voter is not None and voter.hears else ""
+        return {"role": "witness", "zone": own.zone, "cells": sorted(observer.cells), "leader": leader}
 
     async with probes.serving(probes.application(problems, status, meter.exposition), *config.address(own.http_address)):
+        server = None
+        if voter is not None and quorum is not None:
+            server = await quorum_api.serve(QuorumGrpc(own.zone, quorum.token, voter, None), quorum.address)
         observing = asyncio.create_task(observer.run(stop))
         log.info("looking", directory=own.directory_address)
         await _until(stop, observing)
         await observing
+        if server is not None:
+            await server.stop(0)
     await sights.close()
     log.info("drained")
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -16,10 +16,21 @@ import msgspec
 from kernel.ids import CellId, RegionName, ZoneName
 from kernel.limits import CELL_EVENTS_PER_SECOND_MAX
 from kernel.process import settings
-from router.api.tokens import Principal, Role, Tokens, tokens_of
+from router.api.tokens import TOKEN_BYTES_MIN, Principal, Role, Tokens, tokens_of
+from router.placement.entry import WITNESS
 from router.placement.table import CellEndpoint, Topology
+from router.quorum.settings import Sites, sites_of
 
 Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True)
+class Quorum:
+    """How a site agrees with the others: where it serves them, and the token of all."""
+
+    sites: Sites
+    address: str
+    token: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +42,10 @@ class DirectorySettings:
     DATAFLOW_OPERATOR_TOKEN_FILE, DATAFLOW_FOLLOWER_TOKEN_FILE (text, 16 characters or more), DATAFLOW_PRINCIPALS_FILE (JSON list of
     {name, role: operator | viewer, token}; default nobody else), DATAFLOW_HTTP_ADDRESS (/healthz,
     /readyz, /status, /metrics), DATAFLOW_FAILOVER_AFTER_SECONDS (how long a majority of the zone's sites must not reach a cell until it is
-    failed over; default 0: a person does it), DATAFLOW_LOG_LEVEL (default info).
+    failed over; default 0: a person does it), DATAFLOW_LOG_LEVEL (default info). A directory that is kept at several sites has
+    DATAFLOW_SITES (`site=host:port,...`: where each one's QuorumService is; the first one may found the zone, one is `witness`; default
+    none: this process is alone), DATAFLOW_SITE (which of them it is), DATAFLOW_QUORUM_ADDRESS (where it serves QuorumService) and
+    DATAFLOW_QUORUM_TOKEN_FILE (text, 16 characters or more); it serves gRPC while it leads.
     """
 
     zone: ZoneName
@@ -45,7 +59,15 @@ class DirectorySettings:
     http_address: str
     principals_file: str = ""
     failover_after_seconds: float = 0.0
+    sites: str = ""
+    site: str = ""
+    quorum_address: str = ""
+    quorum_token_file: str = ""
     log_level: str = "info"
+
+    def quorum(self) -> Quorum | None:
+        """How it agrees with other sites; None when it is alone. Raises BadSettings."""
+        return _quorum(self.sites, self.site, self.quorum_address, self.quorum_token_file) if self.sites else None
 
     def topology(self) -> Topology:
         """The zone's cells and all zones. Raises BadSettings."""
@@ -142,14 +164,27 @@ class AgentSettings:
 @dataclass(frozen=True, slots=True)
 class WitnessSettings:
     """DATAFLOW_ZONE, DATAFLOW_DIRECTORY_ADDRESS, DATAFLOW_FOLLOWER_TOKEN_FILE, DATAFLOW_HTTP_ADDRESS (/healthz, /readyz, /status,
-    /metrics), DATAFLOW_LOG_LEVEL (default info).
+    /metrics), DATAFLOW_LOG_LEVEL (default info). Where the directory is kept at several sites: DATAFLOW_SITES, DATAFLOW_QUORUM_ADDRESS and
+    DATAFLOW_QUORUM_TOKEN_FILE, as the directory has them, and DATAFLOW_BALLOT_PATH (written; its folder is made).
     """
 
     zone: ZoneName
     directory_address: str
     follower_token_file: Path
     http_address: str
+    sites: str = ""
+    quorum_address: str = ""
+    quorum_token_file: str = ""
+    ballot_path: str = ""
     log_level: str = "info"
+
+    def quorum(self) -> Quorum | None:
+        """How it votes; None when the directory is one process. Raises BadSettings."""
+        if not self.sites:
+            return None
+        if not self.ballot_path:
+            raise settings.BadSettings(["DATAFLOW_BALLOT_PATH is required by DATAFLOW_SITES"])
+        return _quorum(self.sites, WITNESS, self.quorum_address, self.quorum_token_file)
 
     def follower_token(self) -> str:
         """The token for what it says. Raises BadSettings."""
@@ -200,6 +235,24 @@ def address(text: str) -> tuple[str, int]:
     if not host or not port.isdecimal() or int(port) > 65_535:
         raise settings.BadSettings([f"{text!r} is not host:port"])
     return host, int(port)
+
+
+def _quorum(sites: str, own: str, bind: str, token_file: str) -> Quorum:
+    problems = [
+        f"DATAFLOW_{name} is required by DATAFLOW_SITES"
+        for name, text in (("QUORUM_ADDRESS", bind), ("QUORUM_TOKEN_FILE", token_file))
+        if not text
+    ]
+    try:
+        found = sites_of(sites, own)
+    except ValueError as error:
+        problems.append(f"DATAFLOW_SITES: {error}")
+    if problems:
+        raise settings.BadSettings(problems)
+    token = _read(Path(token_file), str.strip)
+    if len(token.encode()) < TOKEN_BYTES_MIN:
+        raise settings.BadSettings([f"{token_file}: a token has at least {TOKEN_BYTES_MIN} characters"])
+    return Quorum(found, bind, token)
 
 
 def _key(path: Path) -> bytes:

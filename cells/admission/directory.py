@@ -1,7 +1,9 @@
-"""The directory over gRPC."""
+"""The directory over gRPC: a fresh connection for every watch, to the next address after each that is lost, since of a directory at several
+sites only the leader answers."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import AsyncGenerator
 
 import grpc
@@ -11,34 +13,30 @@ from kernel.journal import Signed
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", 256 * 1024 * 1024),
+    ("grpc.use_local_subchannel_pool", 1),
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 2_000),
 )
 
 
 class GrpcDirectory:
-    """`cells.admission.follow.Directory`."""
+    """`cells.admission.follow.Directory`. `addresses` are host:port, separated by commas."""
 
-    def __init__(self, address: str, token: str, follower: str) -> None:
-        self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
-        self._stub = routing_pb2_grpc.RouterServiceStub(self._channel)
+    def __init__(self, addresses: str, token: str, follower: str) -> None:
+        self._addresses = deque(addresses.split(","))
         self._metadata = (("authorization", f"Bearer {token}"),)
         self._follower = follower
 
     async def watch(self, after_revision: int) -> AsyncGenerator[Signed, None]:
         """Ends or raises ConnectionError when the directory goes away."""
         request = routing_pb2.WatchRequest(after_revision=after_revision, follower=self._follower)
-        call = self._stub.Watch(request, metadata=self._metadata)
-        try:
-            async for update in call:
-                yield Signed(update.update, update.signature)
-        except grpc.aio.AioRpcError as error:
-            raise ConnectionError(f"the directory answers {error.code().name}") from error
-        finally:
-            call.cancel()
-
-    async def close(self) -> None:
-        """Ends the watch."""
-        await self._channel.close()
+        async with grpc.aio.insecure_channel(self._addresses[0], options=_OPTIONS) as channel:
+            call = routing_pb2_grpc.RouterServiceStub(channel).Watch(request, metadata=self._metadata)
+            try:
+                async for update in call:
+                    yield Signed(update.update, update.signature)
+            except grpc.aio.AioRpcError as error:
+                self._addresses.rotate(-1)
+                raise ConnectionError(f"the directory answers {error.code().name}") from error
+            finally:
+                call.cancel()

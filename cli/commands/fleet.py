@@ -55,8 +55,13 @@ def _without_password(context: click.Context, parameter: click.Parameter, url: s
     show_default=True,
     help="What keeps each cell's events: its PostgreSQL, or an Apache Kafka of its own (`make kafka` fetches it). A state keeps its kind.",
 )
+@click.option(
+    "--sites",
+    is_flag=True,
+    help="Keep each zone's directory in both of its regions, with a witness: it outlives either. A state keeps its kind.",
+)
 @click.option("--otlp-endpoint", default="", help="Export traces to this OTLP/HTTP base URL.")
-def up(state: Path, port_base: int, cells: tuple[str, ...], postgres_url: str, log: Log, otlp_endpoint: str) -> None:
+def up(state: Path, port_base: int, cells: tuple[str, ...], postgres_url: str, log: Log, sites: bool, otlp_endpoint: str) -> None:
     """Start the fleet and keep it running until Ctrl-C (or `dataflow down`)."""
     console = Console()
 
@@ -68,6 +73,7 @@ def up(state: Path, port_base: int, cells: tuple[str, ...], postgres_url: str, l
             port_base,
             cells=cells,
             log=log,
+            sites=sites,
             postgres_url=postgres_url,
             otlp_endpoint=otlp_endpoint,
             watcher=lambda statuses: _tell(console, told, statuses),

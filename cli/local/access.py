@@ -73,7 +73,7 @@ class Access:
 
     def admin_dsn(self, owner: str) -> str:
         """The superuser's URL of the database of a cell, or of a zone's directory."""
-        database = "directory" if owner in self.layout.fleet.zones else "cell"
+        database = "cell" if owner in self.layout.fleet.cells else "directory"
         if self.postgres_url:
             return f"{self.postgres_url.rstrip('/')}/{database}_{owner.replace('-', '_')}"
         return self.postgres(owner).dsn(database)
@@ -88,7 +88,8 @@ class Access:
 
     def directory(self, zone: str) -> Directory:
         """A client of the zone's directory; close it."""
-        return Directory(f"127.0.0.1:{self.layout.ports[f'directory-grpc/{self.zone(zone)}']}", self.operator_token(zone))
+        ports = (self.layout.ports[f"directory-grpc/{owner}"] for owner in self.layout.directories(self.zone(zone)))
+        return Directory([f"127.0.0.1:{port}" for port in ports], self.operator_token(zone))
 
     async def query(self, zone: str, tenant: str) -> Query:
         """A client that reads the tenant's events through its zone's endpoint; close it.
@@ -107,5 +108,5 @@ def attach(path: Path, fleet: Fleet = FLEET) -> Access:
     """The access to the fleet that was last started in `path`. Raises Unable when there was none."""
     state = StateFolder(path)
     started = state.started()
-    layout = lay_out(select(fleet, started.cells), path, started.port_base, started.log, started.brokers)
+    layout = lay_out(select(fleet, started.cells), path, started.port_base, started.log, started.brokers, started.sites)
     return Access(layout, state, started.postgres_url)

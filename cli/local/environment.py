@@ -11,7 +11,7 @@ from typing import Final
 from cli.local.certificates import edge_files
 from cli.local.layout import Layout, Place
 from gitops.fleet.log import LOG
-from kernel.ids import CellId
+from kernel.ids import CellId, ZoneName
 from kernel.residency import Fleet
 
 CELL_ROLES: Final = {
@@ -124,7 +124,7 @@ def _follower(place: Place, ground: Ground) -> dict[str, str]:
         "zone": place.zone,
         "journal_path": str(place.folder / "placement.journal"),
         "public_key_file": str(ground.secret_file(place.zone, "public-key")),
-        "directory_address": _local(ground.layout.ports[f"directory-grpc/{place.zone}"]),
+        "directory_address": _directories(place.zone, ground.layout),
         "follower_token_file": str(ground.secret_file(place.zone, "follower-token")),
         "otlp_endpoint": ground.otlp_endpoint,
         "log_level": ground.log_level,
@@ -136,14 +136,31 @@ def _directory(place: Place, ground: Ground) -> dict[str, str]:
         "zone": place.zone,
         "grpc_address": _local(place.port),
         "directory_dsn": ground.dsn(place.owner, DIRECTORY_ROLE),
-        "http_address": _local(ground.layout.ports[f"directory-http/{place.zone}"]),
+        "http_address": _local(ground.layout.ports[f"directory-http/{place.owner}"]),
         "cells_file": str(place.folder / CELLS_FILE),
         "zones_file": str(place.folder / ZONES_FILE),
         "signing_key_file": str(ground.secret_file(place.zone, "signing-key")),
         "operator_token_file": str(ground.secret_file(place.zone, "operator-token")),
         "follower_token_file": str(ground.secret_file(place.zone, "follower-token")),
         "log_level": ground.log_level,
+        **({**_quorum(place, ground), "site": place.owner} if ground.layout.sites else {}),
     }
+
+
+def _quorum(place: Place, ground: Ground) -> dict[str, str]:
+    """How a site agrees with the others of its zone; the zone's own port is its witness's."""
+    layout, zone = ground.layout, place.zone
+    named = [("witness" if owner == zone else owner, _local(layout.ports[f"quorum/{owner}"])) for owner in layout.sites_of(zone)]
+    return {
+        "sites": ",".join(f"{name}={address}" for name, address in named),
+        "quorum_address": _local(layout.ports[f"quorum/{place.owner}"]),
+        "quorum_token_file": str(ground.secret_file(zone, "quorum-token")),
+    }
+
+
+def _directories(zone: ZoneName, layout: Layout) -> str:
+    """Wherever the zone's directory may answer."""
+    return ",".join(_local(layout.ports[f"directory-grpc/{owner}"]) for owner in layout.directories(zone))
 
 
 def _agent(place: Place, ground: Ground) -> dict[str, str]:
@@ -167,10 +184,11 @@ def _agent(place: Place, ground: Ground) -> dict[str, str]:
 def _witness(place: Place, ground: Ground) -> dict[str, str]:
     return {
         "zone": place.zone,
-        "directory_address": _local(ground.layout.ports[f"directory-grpc/{place.zone}"]),
+        "directory_address": _directories(place.zone, ground.layout),
         "follower_token_file": str(ground.secret_file(place.zone, "follower-token")),
         "http_address": _local(place.port),
         "log_level": ground.log_level,
+        **({**_quorum(place, ground), "ballot_path": str(place.folder / "ballot.json")} if ground.layout.sites else {}),
     }
 
 

@@ -44,6 +44,7 @@ from cli.local.postgres import Postgres, check_disk
 from cli.local.state import StateFolder
 from cli.local.supervisor import Status, Supervisor
 from gitops.fleet import FLEET
+from kernel.ids import ZoneName
 from kernel.residency import Fleet
 
 READY_SECONDS: Final = 180.0
@@ -55,7 +56,8 @@ Watcher = Callable[[Mapping[str, Status]], None]
 class LocalFleet:
     """One fleet in one state directory. Start it on the main thread. `access` knows endpoints, database URLs and tokens.
 
-    `log` keeps each cell's events: its PostgreSQL, or a Kafka of its own with `brokers` nodes, 1 or 3. `settings` (by field name, e.g.
+    `log` keeps each cell's events: its PostgreSQL, or a Kafka of its own with `brokers` nodes, 1 or 3. With `sites` each region keeps its
+    zone's directory. `settings` (by field name, e.g.
     headers_seconds) are given to every process of cell and router besides its own.
     """
 
@@ -68,12 +70,13 @@ class LocalFleet:
         cells: Sequence[str] = (),
         log: Log = "postgres",
         brokers: int = 1,
+        sites: bool = False,
         postgres_url: str = "",
         otlp_endpoint: str = "",
         settings: Mapping[str, str] | None = None,
         watcher: Watcher = lambda _: None,
     ) -> None:
-        self.layout = lay_out(select(fleet, cells), state, port_base, log, brokers)
+        self.layout = lay_out(select(fleet, cells), state, port_base, log, brokers, sites)
         self.state = StateFolder(state)
         self.access = Access(self.layout, self.state, postgres_url)
         self._postgres_url = postgres_url
@@ -102,13 +105,16 @@ class LocalFleet:
         self.state.acquire()
         try:
             self.state.check_log(layout.log, layout.brokers)
+            self.state.check_sites(layout.sites)
             check_disk(self.layout.state)
             await check_ports(self._ports())
             specs = await asyncio.to_thread(self._specs)
             cells = tuple(sorted(layout.fleet.cells))
-            self.state.write_ports(self._ports(), cells, layout.port_base, self._postgres_url, layout.log, layout.brokers)
+            shape = (layout.log, layout.brokers, layout.sites)
+            self.state.write_ports(self._ports(), cells, layout.port_base, self._postgres_url, *shape)
             if self._postgres_url:
-                for owner in (*self.access.zones(), *(cells if layout.log == "postgres" else ())):
+                directories = [owner for zone in self.access.zones() for owner in layout.directories(ZoneName(zone))]
+                for owner in (*directories, *(cells if layout.log == "postgres" else ())):
                     await self._database_of(owner, self._ground())()
             self._supervisor = Supervisor(specs, self._changed)
             self._supervisor.start()
@@ -198,7 +204,7 @@ class LocalFleet:
             return self._kafka_spec(place, ground, after)
         if place.kind == "postgres":
             server: Postgres = self.access.postgres(place.owner)
-            makes = place.owner in self.layout.fleet.zones or self.layout.log == "postgres"
+            makes = place.owner not in self.layout.fleet.cells or self.layout.log == "postgres"
             return Spec(
                 place.name,
                 tuple(server.argv()),
@@ -238,7 +244,7 @@ class LocalFleet:
 
     def _database_of(self, owner: str, ground: Ground) -> Callable[[], Awaitable[None]]:
         """What makes the database (and the log) of a cell, or the database of a zone's directory, where all that it takes is ready."""
-        if owner in self.layout.fleet.zones:
+        if owner not in self.layout.fleet.cells:
             return partial(self._own_directory_database, owner)
         return partial(self._provision_once, owner, provision_environment(owner, ground))
 

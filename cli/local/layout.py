@@ -24,7 +24,10 @@ _CELL_PORTS: Final = ("cell-grpc", "cell-http", "cell-postgres")
 _BROKER_PORTS: Final = ("cell-kafka", "cell-kafka-controller")
 # One broker keeps a cell's log, or three of which any one may die; two would be lost with either.
 BROKERS: Final = (1, 3)
-PORTS_TOTAL: Final = _BLOCK * (len(_ZONE_PORTS) + len(_REGION_PORTS) + len(_CELL_PORTS) + max(BROKERS) * len(_BROKER_PORTS))
+# Of a fleet whose directories are kept at several sites; last, so that the others stay where they are.
+_SITE_PORTS: Final = ("directory-grpc", "directory-http", "directory-postgres", "quorum")
+_KINDS_OF_PORTS: Final = len(_ZONE_PORTS) + len(_REGION_PORTS) + len(_CELL_PORTS) + max(BROKERS) * len(_BROKER_PORTS) + len(_SITE_PORTS) + 1
+PORTS_TOTAL: Final = _BLOCK * _KINDS_OF_PORTS
 
 Kind = Literal["postgres", "kafka", "directory", "cell", "agent", "envoy", "endpoint", "witness"]
 Log = Literal["postgres", "kafka"]
@@ -54,7 +57,8 @@ class Layout:
     """The fleet on this machine. `ports` is keyed `<purpose>/<zone, region or cell>`; of one among several brokers
     `<purpose>/<cell>/<node>`.
 
-    `log` keeps each cell's events: its PostgreSQL, or a Kafka of `brokers` nodes of its own.
+    `log` keeps each cell's events: its PostgreSQL, or a Kafka of `brokers` nodes of its own. With `sites` each region of a zone keeps its
+    directory, and the zone's witness votes; else one process does, which is the zone's own.
     """
 
     fleet: Fleet
@@ -63,6 +67,7 @@ class Layout:
     ports: Mapping[str, int]
     log: Log = "postgres"
     brokers: int = 1
+    sites: bool = False
 
     def zone_folder(self, zone: ZoneName) -> Path:
         """Everything of a zone lies below it."""
@@ -75,6 +80,14 @@ class Layout:
     def zone_url(self, zone: ZoneName) -> str:
         """The zone's public endpoint on this machine."""
         return f"http://127.0.0.1:{self.ports[f'zone/{zone}']}"
+
+    def directories(self, zone: ZoneName) -> tuple[str, ...]:
+        """Who keeps the zone's directory: its regions, or the zone itself."""
+        return self.regions_of(zone) if self.sites else (zone,)
+
+    def sites_of(self, zone: ZoneName) -> tuple[str, ...]:
+        """Who agrees on the zone's directory: its regions, and the zone's witness under the zone's name. None when it is one process."""
+        return (*self.regions_of(zone), zone) if self.sites else ()
 
     def broker_names(self, cell: CellId) -> tuple[str, ...]:
         """The cell's own name for one broker, `<cell>/<node>` for several; none without Kafka."""
@@ -99,10 +112,11 @@ class Layout:
             log = folder / "logs" / f"{name.replace('/', '-')}.log"
             return Place(name, kind, zone, owner, folder / where, log, self.ports[port], after)
 
-        found = [
-            place(f"postgres/{zone}", "postgres", "directory/postgres", f"directory-postgres/{zone}"),
-            place(f"directory/{zone}", "directory", "directory", f"directory-grpc/{zone}", f"postgres/{zone}"),
-        ]
+        found = []
+        for owner in self.directories(zone):
+            where = f"regions/{owner}/directory" if self.sites else "directory"
+            found.append(place(f"postgres/{owner}", "postgres", f"{where}/postgres", f"directory-postgres/{owner}"))
+            found.append(place(f"directory/{owner}", "directory", where, f"directory-grpc/{owner}", f"postgres/{owner}"))
         found.append(place(f"witness/{zone}", "witness", "witness", f"witness-http/{zone}"))
         for cell in self.fleet.cells_of(zone):
             where = f"cells/{cell.name}"
@@ -125,8 +139,9 @@ class Layout:
         return found
 
 
-def lay_out(fleet: Fleet, state: Path, port_base: int = PORT_BASE, log: Log = "postgres", brokers: int = 1) -> Layout:
-    """The layout of a whole fleet. Raises Unable: a wrong declaration, more than ten of a kind, ports outside 1024..65535, two brokers."""
+def lay_out(fleet: Fleet, state: Path, port_base: int = PORT_BASE, log: Log = "postgres", brokers: int = 1, sites: bool = False) -> Layout:
+    """The layout of a whole fleet. Raises Unable: a wrong declaration, more than ten of a kind, ports outside 1024..65535, two brokers, a
+    zone of one region whose directory is to be kept at several sites."""
     if brokers not in BROKERS:
         raise Unable(f"a cell's Kafka cannot have {brokers} brokers", f"it has {' or '.join(map(str, BROKERS))}")
     if fleet.problems:
@@ -149,7 +164,22 @@ def lay_out(fleet: Fleet, state: Path, port_base: int = PORT_BASE, log: Log = "p
             block += _BLOCK
     if log == "kafka":
         ports.update(_broker_ports(sorted(fleet.cells), block, brokers))
-    return Layout(fleet, state, port_base, MappingProxyType(ports), log, brokers)
+    if sites:
+        ports.update(_site_ports(fleet, port_base + _BLOCK * (_KINDS_OF_PORTS - len(_SITE_PORTS) - 1)))
+    return Layout(fleet, state, port_base, MappingProxyType(ports), log, brokers, sites)
+
+
+def _site_ports(fleet: Fleet, block: int) -> dict[str, int]:
+    """A block of regions for each purpose, and one of the zones' witnesses. Raises Unable: a zone of one region."""
+    small = sorted(zone for zone in fleet.zones if len({cell.region for cell in fleet.cells_of(zone)}) < 2)
+    if small:
+        raise Unable(f"zone {small[0]} has one region: its directory cannot be kept at several sites", "start cells of two regions of it")
+    ports: dict[str, int] = {}
+    regions = sorted({cell.region for cell in fleet.cells.values()})
+    for number, purpose in enumerate(_SITE_PORTS):
+        ports.update({f"{purpose}/{region}": block + number * _BLOCK + index for index, region in enumerate(regions)})
+    zones = block + len(_SITE_PORTS) * _BLOCK
+    return ports | {f"quorum/{zone}": zones + index for index, zone in enumerate(sorted(fleet.zones))}
 
 
 def _broker_names(cell: CellId, brokers: int) -> tuple[str, ...]:

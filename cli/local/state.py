@@ -32,6 +32,7 @@ class Started:
     postgres_url: str
     log: Log
     brokers: int
+    sites: bool
 
 
 class StateFolder:
@@ -92,6 +93,7 @@ class StateFolder:
         postgres_url: str = "",
         log: Log = "postgres",
         brokers: int = 1,
+        sites: bool = False,
     ) -> None:
         """`ports.json`: the port map, and what was started."""
         if postgres_url:
@@ -100,7 +102,8 @@ class StateFolder:
             path.write_text(postgres_url)
         else:
             (self.path / "postgres-url").unlink(missing_ok=True)
-        self._write("ports.json", {"port_base": port_base, "cells": cells, "log": log, "brokers": brokers, "ports": dict(ports)})
+        shape = {"port_base": port_base, "cells": cells, "log": log, "brokers": brokers, "sites": sites}
+        self._write("ports.json", {**shape, "ports": dict(ports)})
 
     def started(self) -> Started:
         """The fleet last started here. Raises Unable when there was none."""
@@ -112,7 +115,17 @@ class StateFolder:
             url.read_text() if url.exists() else "",
             found.get("log", "postgres"),
             int(found.get("brokers", 1)),
+            bool(found.get("sites", False)),
         )
+
+    def check_sites(self, sites: bool) -> None:
+        """Raises Unable when the fleet here keeps its directories elsewhere: they would not be found."""
+        if (self.path / "ports.json").exists() and self.started().sites != sites:
+            there, wanted = ("at several sites", "in one process") if self.started().sites else ("in one process", "at several sites")
+            raise Unable(
+                f"the fleet in {self.path} keeps its directories {there}, not {wanted}",
+                "start it as it was, choose another --state, or remove its data with `dataflow reset`",
+            )
 
     def check_log(self, log: Log, brokers: int) -> None:
         """Raises Unable when the fleet here keeps its events in another kind of log: they would not be found."""

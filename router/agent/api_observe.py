@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from typing import Final
 
@@ -23,17 +24,17 @@ _OPTIONS: Final = (
 
 
 class GrpcSights:
-    """`directory` is host:port of the zone's directory, `token` a follower's."""
+    """`directory` is host:port of the zone's directory, of each of its sites separated by commas; `token` is a follower's. Whoever answered
+    last is asked first."""
 
     def __init__(self, directory: str, token: str) -> None:
-        self._directory = grpc.aio.insecure_channel(directory, options=_OPTIONS)
-        self._stub: routing_pb2_grpc.RouterServiceAsyncStub = routing_pb2_grpc.RouterServiceStub(self._directory)
+        self._directories = deque(grpc.aio.insecure_channel(address, options=_OPTIONS) for address in directory.split(","))
         self._metadata = (("authorization", f"Bearer {token}"),)
         self._channels: dict[str, grpc.aio.Channel] = {}
 
     async def close(self) -> None:
         """Cuts all channels."""
-        for channel in (self._directory, *self._channels.values()):
+        for channel in (*self._directories, *self._channels.values()):
             await channel.close(None)
 
     async def reaches(self, address: str) -> bool:
@@ -50,8 +51,10 @@ class GrpcSights:
     async def report(self, site: str, unreached: Iterable[CellId]) -> dict[CellId, str]:
         """See the port."""
         request = routing_pb2.ReportViewRequest(site=site, unreached=unreached)
+        stub: routing_pb2_grpc.RouterServiceAsyncStub = routing_pb2_grpc.RouterServiceStub(self._directories[0])
         try:
-            answer = await self._stub.ReportView(request, metadata=self._metadata, timeout=_REPORT_SECONDS)
+            answer = await stub.ReportView(request, metadata=self._metadata, timeout=_REPORT_SECONDS)
         except grpc.aio.AioRpcError as error:
+            self._directories.rotate(-1)
             raise Failure(Reason.STORE_UNAVAILABLE, f"the directory answers {error.code().name}") from error
         return {CellId(cell.cell): cell.grpc_address for cell in answer.cells}

@@ -1,7 +1,9 @@
-"""The follower's end of Watch: a fresh connection for every attempt, so that no backoff of gRPC's own comes on top of ours."""
+"""The follower's end of Watch: a fresh connection for every attempt, so that no backoff of gRPC's own comes on top of ours; to the next
+address after each that is lost, since of a directory at several sites only the leader answers."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from typing import Final
 
@@ -22,16 +24,16 @@ _OPTIONS: Final = (
 
 
 class DirectoryFeed:
-    """`router.agent.feed.Feed` over gRPC."""
+    """`router.agent.feed.Feed` over gRPC. `addresses` are host:port, separated by commas."""
 
-    def __init__(self, address: str, token: str, follower: str) -> None:
-        self._address = address
+    def __init__(self, addresses: str, token: str, follower: str) -> None:
+        self._addresses = deque(addresses.split(","))
         self._metadata = (("authorization", f"Bearer {token}"),)
         self._follower = follower
 
     async def watch(self, after_revision: int, connected: Callable[[], None]) -> AsyncGenerator[Signed, None]:
         """Signed updates until the connection is lost, which raises FeedLost. `connected` is called once the directory answers."""
-        async with grpc.aio.insecure_channel(self._address, options=_OPTIONS) as channel:
+        async with grpc.aio.insecure_channel(self._addresses[0], options=_OPTIONS) as channel:
             request = routing_pb2.WatchRequest(after_revision=after_revision, follower=self._follower)
             call = routing_pb2_grpc.RouterServiceStub(channel).Watch(request, metadata=self._metadata)
             try:
@@ -41,5 +43,6 @@ class DirectoryFeed:
                 async for message in call:
                     yield Signed(message.update, message.signature)
             except grpc.aio.AioRpcError as error:
+                self._addresses.rotate(-1)
                 raise FeedLost(f"{error.code().name}: {error.details()}") from error
             raise FeedLost("the directory ended the stream")

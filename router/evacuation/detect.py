@@ -13,9 +13,6 @@ from dataclasses import dataclass, field
 from kernel.ids import CellId
 from kernel.limits import VIEW_SECONDS_MAX
 
-WITNESS = "witness"
-"""The name of the site that is no region."""
-
 
 @dataclass(frozen=True, slots=True)
 class View:

@@ -17,9 +17,10 @@ from kernel.ids import CellId
 from kernel.limits import FAILOVER_GAP_RECORDS_MAX
 from kernel.metrics import Meter
 from router import metrics
-from router.evacuation.detect import WITNESS, Doubts, View, doubted, reached_by
+from router.evacuation.detect import Doubts, View, doubted, reached_by
 from router.evacuation.failover import Failovers
 from router.evacuation.make import Log
+from router.placement.entry import WITNESS
 from router.placement.table import Table
 
 ACTOR: Final = "lookout"

@@ -15,6 +15,8 @@ from kernel.clock import Micros
 from router.placement.store import Deed, Store
 from router.placement.table import Tenant, Topology
 
+WITNESS: Final = "witness"
+"""The name of the site that is no region: it looks and votes, and keeps nothing of the zone."""
 ENTRIES_KEPT: Final = 10_000
 ENTRIES_READ_MAX: Final = 200
 

@@ -8,9 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from kernel.errors import Failure
-from kernel.metrics import Meter
-from router import metrics
+from kernel.errors import Failure, Reason
 from router.placement.entry import NOWHERE, Entry, Place
 from router.quorum.leader import Leader
 from router.quorum.peers import Peer
@@ -39,7 +37,6 @@ class Election:
     site: Site
     founder: bool
     random: Callable[[], float]
-    meter: Meter
     log: Log
     _leader: Leader | None = None
     _term_seen: int = 0
@@ -59,7 +56,7 @@ class Election:
             yield place
 
     async def run(self, lead: Callable[[asyncio.Event], Awaitable[None]], stop: asyncio.Event) -> None:
-        """Until `stop`. `lead` runs while this site leads, until its event is set; a Failure of it ends the term, anything else this."""
+        """Until `stop`. `lead` runs while this site leads, until its event is set; STORE_UNAVAILABLE ends its term, anything else this."""
         catching_up = asyncio.create_task(self.site.catch_up())
         try:
             while not stop.is_set():
@@ -109,19 +106,19 @@ class Election:
     async def _lead(self, term: int, lead: Callable[[asyncio.Event], Awaitable[None]], stop: asyncio.Event) -> None:
         leader = Leader(self.site, term)
         self.site.leads, self.site.leader, self._leader = True, self.site.name, leader
-        self.meter.set(metrics.DIRECTORY_LEADS, 1.0)
         self.log.info("leads", term=term)
         running, stopping = asyncio.create_task(leader.run()), asyncio.create_task(_then(stop, leader.over))
         try:
             await leader.finish()
             await lead(leader.over)
         except Failure as failure:
+            if failure.reason is not Reason.STORE_UNAVAILABLE:
+                raise
             self.log.info("leads no more", term=term, why=str(failure))
         finally:
             leader.over.set()
             self.site.leads, self._leader = False, None
             self.site.heard_at = self.site.clock.monotonic()  # the others have a while to find another one
-            self.meter.set(metrics.DIRECTORY_LEADS, 0.0)
             stopping.cancel()
             await asyncio.gather(running, stopping, return_exceptions=True)
             self.log.info("stands back", term=term)

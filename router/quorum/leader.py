@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from kernel.errors import Failure
-from router.placement.entry import Entry, Place
-from router.quorum.rules import WITNESS, Append, others_needed
+from router.placement.entry import WITNESS, Entry, Place
+from router.quorum.rules import Append, others_needed
 from router.quorum.site import Site, no_majority
 from router.quorum.voter import SILENCE_SECONDS
 

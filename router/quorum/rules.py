@@ -7,12 +7,9 @@ from a leader of an older term. Any two majorities share a site, and that site f
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from router.placement.entry import Ballot, Entry, Place
-
-WITNESS: Final = "witness"
-"""The site that votes and keeps nothing of the zone."""
 
 
 class Candidacy(NamedTuple):

@@ -18,15 +18,14 @@ from kernel.chain import verify
 from kernel.errors import Failure, Reason
 from kernel.ids import TenantId
 from kernel.limits import Plan
-from kernel.metrics import MemoryMeter
-from router.placement.entry import Ballot, Chunk, Entry, Place
+from router.placement.entry import WITNESS, Ballot, Chunk, Entry, Place
 from router.placement.memory import MemoryStore
 from router.placement.steps import ChangeDemand, CreateTenant
 from router.placement.store import Intent
 from router.placement.table import Topology
 from router.quorum.election import Election
 from router.quorum.peers import Peer
-from router.quorum.rules import WITNESS, Append, Appended, Candidacy, Vote
+from router.quorum.rules import Append, Appended, Candidacy, Vote
 from router.quorum.site import Site
 from router.quorum.voter import Voter
 from tests.simulation.faults import Weather
@@ -90,7 +89,7 @@ class Machine:
         peers: dict[str, Peer] = {name: Link(world, self.name, name) for name in (*REGIONS, WITNESS) if name != self.name}
         site = world.site(self.name, self.disk, peers, world.clock)
         self.voter = site
-        self.election = Election(site, self.name == EAST, world.random.random, MemoryMeter(), world)
+        self.election = Election(site, self.name == EAST, world.random.random, world)
         self.disk.agrees = self.election
         self._task = asyncio.create_task(self.election.run(self._lead, asyncio.Event()))
 

@@ -184,13 +184,13 @@ def event(message_id: str, **fields: object) -> dict[str, object]:
 
 @asynccontextmanager
 async def running(
-    cells: Sequence[str], otlp_endpoint: str = "", settings: Mapping[str, str] | None = None, *, peers: bool = True
+    cells: Sequence[str], otlp_endpoint: str = "", settings: Mapping[str, str] | None = None, *, peers: bool = True, sites: bool = False
 ) -> AsyncIterator[Running]:
     """These cells with their directories, edges and endpoints, until the block ends; then nothing of it is left. Without `peers` no cell
-    stands by for another."""
+    stands by for another; with `sites` both regions of a zone keep its directory."""
     state = temporary_folder()
     declared = FLEET if peers else Fleet(FLEET.zones, {name: replace(cell, peer=None) for name, cell in FLEET.cells.items()})
-    fleet = LocalFleet(state, free_block(PORTS), fleet=declared, cells=cells, otlp_endpoint=otlp_endpoint, settings=settings)
+    fleet = LocalFleet(state, free_block(PORTS), fleet=declared, cells=cells, otlp_endpoint=otlp_endpoint, settings=settings, sites=sites)
     try:
         async with fleet, aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as web:
             await fleet.wait_until_ready(UP_SECONDS)

@@ -13,9 +13,10 @@ from kernel.ids import CellId, RegionName, TenantId, ZoneName
 from kernel.limits import FAILOVER_GAP_RECORDS_MAX, VIEW_SECONDS_MAX, Plan
 from kernel.metrics import MemoryMeter
 from router.evacuation.cells import Gap, Kept
-from router.evacuation.detect import WITNESS, Doubts, View, doubted, reached_by
+from router.evacuation.detect import Doubts, View, doubted, reached_by
 from router.evacuation.failover import Failovers
 from router.evacuation.lookout import Lookout
+from router.placement.entry import WITNESS
 from router.placement.memory import MemoryStore
 from router.placement.steps import CreateTenant
 from router.placement.store import Intent
