@@ -29,7 +29,9 @@ pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
 ]
 LOST, PEER = "eu-west-1-a", "eu-central-1-a"
-EDGE_OF_LOST = "eu-west-1"
+REGION = "eu-west-1"
+CELL_OF_REGION = (f"cell/{LOST}", f"postgres/{LOST}")
+REST_OF_REGION = (f"envoy/{REGION}", f"agent/{REGION}", f"directory/{REGION}", f"postgres/{REGION}")
 BATCH_EVENTS = 20
 _PACE_SECONDS = 0.1
 _LOG_SQL = 'SELECT partition, "offset", cell, body FROM eventlog.record WHERE tenant = $1'
@@ -76,7 +78,7 @@ class Client:
 
 @dataclass
 class Room:
-    """A zone of two cells that stand by for each other."""
+    """A zone of two cells that stand by for each other. Both regions keep its directory."""
 
     running: Running
 
@@ -119,6 +121,20 @@ class Room:
             self.running.fleet.release(name)
         await self.running.fleet.wait_until_ready(UP_SECONDS)
 
+    async def have_it_lead(self, region: str) -> None:
+        """The region's directory leads the zone when this returns."""
+        if not await self._leads(region):
+            others = [name for name in self.running.fleet.statuses if name.startswith("directory/") and name != f"directory/{region}"]
+            self.lose(*others)
+            await eventually(lambda: self._leads(region), f"{region} leads", 20)
+            await self.bring_back(*others)
+        assert await self._leads(region)
+
+    async def _leads(self, region: str) -> bool:
+        port = self.running.fleet.layout.ports[f"directory-http/{region}"]
+        async with self.running.web.get(f"http://127.0.0.1:{port}/status") as answer:
+            return bool((await answer.json())["leads"])
+
     async def fail_over(self, cell: str, *, force: bool = False, dry_run: bool = False) -> pb.FailOverCellResponse:
         """By the directory's word."""
         async with self.running.fleet.access.directory("eu") as directory:
@@ -153,7 +169,7 @@ class Room:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def room() -> AsyncIterator[Room]:
-    async with running([LOST, PEER]) as fleet:
+    async with running([LOST, PEER], sites=True) as fleet:
         yield Room(fleet)
 
 
@@ -194,15 +210,18 @@ async def test_a_cell_that_is_away_for_a_while_is_handed_what_its_peer_took(room
         await room.wait_until_kept(client.source, PEER, client.acknowledged)
 
 
-@pytest.mark.parametrize("edge", [(), (f"envoy/{EDGE_OF_LOST}", f"agent/{EDGE_OF_LOST}")], ids=["its edge lives", "its edge is lost too"])
-async def test_a_region_is_lost_failed_over_and_comes_back(room: Room, edge: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("rest", [(), REST_OF_REGION], ids=["its cell", "with its edge and its directory"])
+async def test_a_region_is_lost_failed_over_and_comes_back(room: Room, rest: tuple[str, ...]) -> None:
     """Law: what is missing at the peer is what lies in the gap that was told, event by event, and nothing once the disks are back. The peer
-    is stopped for a moment before, so that there is a gap."""
+    is stopped for a moment before, so that there is a gap. With the whole region its directory is lost, while it leads: the
+    other region's does then."""
     tenants, bystanders = await room.tenants(LOST, 4), await room.tenants(PEER, 1)
+    if rest:
+        await room.have_it_lead(REGION)
     async with room.clients(tenants) as clients, room.clients(bystanders):
         room.running.pause(f"cell/{PEER}")
         await room.go_on(clients, 3)
-        room.lose(f"cell/{LOST}", f"postgres/{LOST}", *edge)
+        room.lose(*CELL_OF_REGION, *rest)
         room.running.resume(f"cell/{PEER}")
         await room.go_on(clients)
         outcome = await room.fail_over(LOST)
@@ -221,7 +240,7 @@ async def test_a_region_is_lost_failed_over_and_comes_back(room: Room, edge: tup
         there = replace(client.source, cell=PEER)
         await room.running.wait_until_stored_some(there, client.acknowledged[-1])
         kept[client.source.tenant] = set(await room.running.stored(there))
-    await room.bring_back(*(f"postgres/{LOST}", f"cell/{LOST}", *edge))
+    await room.bring_back(*CELL_OF_REGION, *rest)
     missing_of_all = 0
     for client in clients:
         missing = set(client.acknowledged) - kept[client.source.tenant]
@@ -255,14 +274,15 @@ async def test_tenants_go_home_without_being_copied(room: Room) -> None:
         await room.wait_until_kept(client.source, PEER, client.acknowledged)
 
 
-async def test_a_lost_cell_is_failed_over_by_a_majority_of_sites() -> None:
-    """Law: nobody orders anything. A witness that is away changes nothing while two regions see it; and one that speaks alone decides
-    nothing. Clients go on all the time."""
-    async with running([LOST, PEER], settings={"failover_after_seconds": "2"}) as fleet:
+async def test_a_lost_region_is_failed_over_by_a_majority_of_sites() -> None:
+    """Law: nobody orders anything, and who led the directory is lost too. Clients go on all the time."""
+    async with running([LOST, PEER], settings={"failover_after_seconds": "2"}, sites=True) as fleet:
         room = Room(fleet)
         (source,) = await room.tenants(LOST, 1)
+        await room.have_it_lead(REGION)
         async with room.clients([source]) as (client,):
-            room.lose(f"cell/{LOST}")
+            room.lose(*CELL_OF_REGION, *REST_OF_REGION)
+            lost_at = time.monotonic()
 
             async def lives_with_its_peer() -> bool:
                 async with fleet.fleet.access.directory("eu") as directory:
@@ -271,8 +291,13 @@ async def test_a_lost_cell_is_failed_over_by_a_majority_of_sites() -> None:
 
             await eventually(lives_with_its_peer, "its peer is its home", 30)
             await room.go_on([client])
-            assert await room.queried(source) in (200, 503)
-            await room.bring_back(f"cell/{LOST}")
+
+            async def answers() -> bool:
+                return await room.queried(source) == 200
+
+            await eventually(answers, "its peer answers queries", 20)
+            print(f"a region and its directory were lost: its peer answers after {time.monotonic() - lost_at:.1f} s")
+            await room.bring_back(*CELL_OF_REGION, *REST_OF_REGION)
             await room.go_on([client])
         _told([client])
         await room.wait_until_kept(source, PEER, client.acknowledged)
