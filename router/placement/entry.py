@@ -3,10 +3,11 @@ placement, and the port of a site's disk. The names are Raft's (Ongaro and Ouste
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -15,6 +16,7 @@ from kernel.clock import Micros
 from router.placement.store import Deed, Store
 from router.placement.table import Tenant, Topology
 
+Result = TypeVar("Result")
 WITNESS: Final = "witness"
 """The name of the site that is no region: it looks and votes, and keeps nothing of the zone."""
 ENTRIES_KEPT: Final = 10_000
@@ -90,6 +92,26 @@ class Agrees(Protocol):
         """The block keeps the entry. Raises Failure(STORE_UNAVAILABLE) instead of entering it when no majority agrees: whether the entry is
         kept later on is not known then."""
         ...
+
+
+class UnderWay:
+    """Changes that go on when whoever asked for them does not wait any more: others may hold them already."""
+
+    def __init__(self) -> None:
+        self.tasks: dict[asyncio.Task[Any], None] = {}
+
+    async def finish(self, change: Coroutine[Any, Any, Result]) -> Result:
+        """Its result."""
+        task = asyncio.ensure_future(change)
+        self.tasks[task] = None
+        task.add_done_callback(self._ended)
+        return await asyncio.shield(task)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        """Whoever asked may be gone: then nobody hears what became of it."""
+        self.tasks.pop(task, None)
+        if not task.cancelled():
+            task.exception()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from kernel.clock import SECOND
 from kernel.errors import Failure, Reason
 from kernel.ids import TenantId, ZoneName
 from router.placement.capacity import loads_of
-from router.placement.entry import ENTRIES_READ_MAX, NOWHERE, Agrees, Ballot, Chunk, Entry, Place, Request, check_follows
+from router.placement.entry import ENTRIES_READ_MAX, NOWHERE, Agrees, Ballot, Chunk, Entry, Place, Request, UnderWay, check_follows
 from router.placement.steps import RevokeKey, Step, View, credentials
 from router.placement.store import AUDIT_ENTRIES_MAX, CHANGES_KEPT, REPLAY_CHANGES_MAX, Change, Deed, Done, Intent, answered, deed_of
 from router.placement.table import UNDER_WAY, Move, Table, Tenant, Topology, cells_of
@@ -36,6 +36,7 @@ class MemoryStore:
         self._held: Entry | None = None
         self._entries: deque[tuple[Place, Entry]] = deque(maxlen=changes_kept)
         self._turn = asyncio.Lock()
+        self.under_way = UnderWay()
 
     async def revision(self) -> int:
         """See the port."""
@@ -71,6 +72,10 @@ class MemoryStore:
 
     async def change(self, step: Step, intent: Intent) -> Done:
         """See the port."""
+        changed = self._changed(step, intent)
+        return await (changed if self.agrees is None else self.under_way.finish(changed))
+
+    async def _changed(self, step: Step, intent: Intent) -> Done:
         async with self._turn:
             known = self._requests.get(intent.request_id)
             if known is not None and known.at >= intent.at - limits.REQUESTS_KEPT_SECONDS * SECOND:

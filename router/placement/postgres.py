@@ -22,7 +22,7 @@ from kernel.ids import CellId, KeyHash, SourceId, TenantId, ZoneName
 from kernel.limits import Plan
 from kernel.queries import parse
 from router.placement.capacity import NOTHING, Loads
-from router.placement.entry import Agrees, Entry, Place, Request
+from router.placement.entry import Agrees, Entry, Place, Request, UnderWay
 from router.placement.steps import RevokeKey, Step, View, credentials
 from router.placement.store import AUDIT_ENTRIES_MAX, CHANGES_KEPT, REPLAY_CHANGES_MAX, Change, Deed, Done, Intent, answered, deed_of
 from router.placement.table import BEFORE_SWITCH, Credential, Move, Pin, Source, Table, Tenant, Topology
@@ -86,6 +86,7 @@ class PostgresStore:
         self._zone = zone
         self._changes_kept = changes_kept
         self._turn = asyncio.Lock()
+        self._under_way = UnderWay()
         self.agrees: Agrees | None = None  # nobody else has to
 
     async def revision(self) -> int:
@@ -95,7 +96,7 @@ class PostgresStore:
 
     async def adopt(self, topology: Topology) -> int:
         """See the port."""
-        return await asyncio.shield(asyncio.ensure_future(self._in_turn(partial(self._adopted, topology), keep=True)))
+        return await self._under_way.finish(self._in_turn(partial(self._adopted, topology), keep=True))
 
     async def table(self) -> Table:
         """See the port."""
@@ -117,8 +118,8 @@ class PostgresStore:
         return [(TenantId(row["name"]), msgspec.json.decode(row["move"], type=Move)) for row in rows]
 
     async def change(self, step: Step, intent: Intent) -> Done:
-        """See the port. Whoever stops waiting for it stops nothing: what others may have agreed on is brought to its end."""
-        return await asyncio.shield(asyncio.ensure_future(self._in_turn(partial(self._taken, step, intent), keep=not intent.dry_run)))
+        """See the port."""
+        return await self._under_way.finish(self._in_turn(partial(self._taken, step, intent), keep=not intent.dry_run))
 
     async def changes(self, after: int, limit: int = REPLAY_CHANGES_MAX) -> tuple[Change, ...] | None:
         """See the port."""

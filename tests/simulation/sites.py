@@ -95,7 +95,8 @@ class Machine:
 
     async def kill(self) -> None:
         self.kills += 1
-        doomed = [*self._calls, *([] if self._task is None else [self._task])]
+        changing = [] if isinstance(self.disk, BallotDisk) else list(self.disk.under_way.tasks)
+        doomed = [*self._calls, *([] if self._task is None else [self._task]), *changing]
         self.voter, self.election, self._task, self.serves = None, None, None, False
         for task in doomed:
             task.cancel()
@@ -253,7 +254,7 @@ class World:
         try:
             async with asyncio.timeout(0.5 + self.random.random() * 4):
                 await disk.change(step, intent)
-        except (Failure, TimeoutError):
+        except (Failure, TimeoutError, asyncio.CancelledError):  # the last one: its process was killed
             return False
         self.answers[name] = "acknowledged"
         return True
