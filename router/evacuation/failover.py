@@ -2,11 +2,12 @@
 
 Nothing is copied: who stands by has folded what the lost cell accepted, up to the gap, and goes on from there. What lies in the gap comes
 back with the lost cell's disks, over the same link. Whoever does this may be killed at any point: each tenant is failed over by one step of
-the directory, and asking again fails over the rest.
+the directory, many of which are kept together, and asking again fails over the rest.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -18,6 +19,7 @@ from router.evacuation.cells import Gap, Peers
 from router.evacuation.steps import FailOver
 from router.placement.store import Intent, Store
 from router.placement.table import Table, Tenant
+from router.placement.turns import TOGETHER_MAX
 
 
 class Left(NamedTuple):
@@ -63,16 +65,20 @@ class Failovers:
         wide = [gap for gap in gaps if gap_records_max is not None and gap.records > gap_records_max]
         if wide:
             raise Failure(Reason.NO_STANDBY, f"{wide[0].cell} lacks {wide[0].records} records of {lost}")
-        moved: list[Tenant] = []
-        left: list[Left] = []
-        for tenant in homeless:
-            intent = Intent(actor, self.clock.now(), dry_run=dry_run)
-            try:
-                moved.append((await self.store.change(FailOver(tenant.name, lost, why, intent.at), intent)).tenant)
-            except Failure as failure:
-                left.append(Left(tenant.name, failure.message))
+        found: list[Tenant | Left] = []
+        for start in range(0, len(homeless), TOGETHER_MAX):
+            some = homeless[start : start + TOGETHER_MAX]
+            found += await asyncio.gather(*(self._fail_over(tenant.name, lost, why, actor, dry_run) for tenant in some))
         await self.refresh()
-        return Outcome(tuple(gaps), tuple(moved), tuple(left))
+        moved, left = tuple(one for one in found if isinstance(one, Tenant)), tuple(one for one in found if isinstance(one, Left))
+        return Outcome(tuple(gaps), moved, left)
+
+    async def _fail_over(self, tenant: TenantId, lost: CellId, why: str, actor: str, dry_run: bool) -> Tenant | Left:
+        intent = Intent(actor, self.clock.now(), dry_run=dry_run)
+        try:
+            return (await self.store.change(FailOver(tenant, lost, why, intent.at), intent)).tenant
+        except Failure as failure:
+            return Left(tenant, failure.message)
 
 
 def _homeless(table: Table, lost: CellId) -> list[Tenant]:

@@ -3,11 +3,10 @@ placement, and the port of a site's disk. The names are Raft's (Ongaro and Ouste
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, Protocol, TypeVar
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -16,7 +15,6 @@ from kernel.clock import Micros
 from router.placement.store import Deed, Store
 from router.placement.table import Tenant, Topology
 
-Result = TypeVar("Result")
 WITNESS: Final = "witness"
 """The name of the site that is no region: it looks and votes, and keeps nothing of the zone."""
 ENTRIES_KEPT: Final = 10_000
@@ -67,6 +65,29 @@ def decode(data: bytes | str) -> Entry:
     return msgspec.json.decode(data, type=Entry)
 
 
+def encode_all(entries: Sequence[Entry]) -> bytes:
+    """Several."""
+    return msgspec.json.encode(entries)
+
+
+def decode_all(data: bytes | str) -> tuple[Entry, ...]:
+    """Raises ValueError."""
+    return msgspec.json.decode(data, type=tuple[Entry, ...])
+
+
+def left_of(entries: Sequence[Entry], settled: Place) -> Sequence[Entry]:
+    """Those of a leader's entries that are not settled, if they follow what is."""
+    left = [entry for entry in entries if entry.number > settled.number]
+    return left if left and left[0].number == settled.number + 1 else []
+
+
+def still_held(place: Place, entries: Sequence[Entry], settled: Place) -> Sequence[Entry]:
+    """Those of entries that were held up to `place` which are not settled. None when something else is settled in the place of the first
+    ones: then a newer leader's entries have taken theirs."""
+    begun = bool(entries) and entries[0].number <= settled.number
+    return [] if begun and settled.term != place.term else left_of(entries, settled)
+
+
 def check_follows(entry: Entry, number: int, revision: int, head: bytes) -> None:
     """Raises ValueError when an entry does not follow what is settled: sites have come apart, and nobody may hide that."""
     step = int(entry.tenant is not None or entry.topology is not None)
@@ -86,32 +107,12 @@ class Ballot:
 
 
 class Agrees(Protocol):
-    """Who must agree before an entry is kept."""
+    """Who must agree before entries are kept."""
 
-    def agreed(self, entry: Entry) -> AbstractAsyncContextManager[Place]:
-        """The block keeps the entry. Raises Failure(STORE_UNAVAILABLE) instead of entering it when no majority agrees: whether the entry is
-        kept later on is not known then."""
+    def agreed(self, entries: Sequence[Entry]) -> AbstractAsyncContextManager[Place]:
+        """The block keeps the entries, which follow one another; the place is that of the last one. Raises Failure(STORE_UNAVAILABLE)
+        instead of entering it when no majority agrees: whether they are kept later on is not known then."""
         ...
-
-
-class UnderWay:
-    """Changes that go on when whoever asked for them does not wait any more: others may hold them already."""
-
-    def __init__(self) -> None:
-        self.tasks: dict[asyncio.Task[Any], None] = {}
-
-    async def finish(self, change: Coroutine[Any, Any, Result]) -> Result:
-        """Its result."""
-        task = asyncio.ensure_future(change)
-        self.tasks[task] = None
-        task.add_done_callback(self._ended)
-        return await asyncio.shield(task)
-
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        """Whoever asked may be gone: then nobody hears what became of it."""
-        self.tasks.pop(task, None)
-        if not task.cancelled():
-            task.exception()
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +128,7 @@ class Chunk:
 
 
 class Replica(Store, Protocol):
-    """A site's copy of the zone, on its disk. An entry is held first, which changes nothing, and settled once a majority holds it.
+    """A site's copy of the zone, on its disk. Entries are held first, which changes nothing, and settled once a majority holds them.
 
     Everything raises Failure(STORE_UNAVAILABLE).
     """
@@ -140,12 +141,12 @@ class Replica(Store, Protocol):
         """Keeps it."""
         ...
 
-    async def hold(self, ballot: Ballot, entry: Entry) -> None:
-        """Keeps the ballot and, at its last place, an entry that is not settled; one that was held before is forgotten."""
+    async def hold(self, ballot: Ballot, entries: Sequence[Entry]) -> None:
+        """Keeps the ballot and entries that are not settled, up to its last place; what was held before is forgotten."""
         ...
 
-    async def held(self) -> tuple[Place, Entry] | None:
-        """The entry that is held and follows what is settled."""
+    async def held(self) -> tuple[Place, Sequence[Entry]] | None:
+        """The entries that are held and not settled, and the place of the last one; None when there are none."""
         ...
 
     async def settled(self) -> Place:

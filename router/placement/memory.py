@@ -13,10 +13,11 @@ from kernel.clock import SECOND
 from kernel.errors import Failure, Reason
 from kernel.ids import TenantId, ZoneName
 from router.placement.capacity import loads_of
-from router.placement.entry import ENTRIES_READ_MAX, NOWHERE, Agrees, Ballot, Chunk, Entry, Place, Request, UnderWay, check_follows
+from router.placement.entry import ENTRIES_READ_MAX, NOWHERE, Agrees, Ballot, Chunk, Entry, Place, Request, check_follows, still_held
 from router.placement.steps import RevokeKey, Step, View, credentials
 from router.placement.store import AUDIT_ENTRIES_MAX, CHANGES_KEPT, REPLAY_CHANGES_MAX, Change, Deed, Done, Intent, answered, deed_of
 from router.placement.table import UNDER_WAY, Move, Table, Tenant, Topology, cells_of
+from router.placement.turns import Asked, Turns
 
 
 class MemoryStore:
@@ -33,10 +34,10 @@ class MemoryStore:
         self._audit: list[Link[Deed]] = []
         self._settled = NOWHERE
         self._ballot = Ballot()
-        self._held: Entry | None = None
+        self._held: Sequence[Entry] = ()
         self._entries: deque[tuple[Place, Entry]] = deque(maxlen=changes_kept)
         self._turn = asyncio.Lock()
-        self.under_way = UnderWay()
+        self.turns = Turns(self._make)
 
     async def revision(self) -> int:
         """See the port."""
@@ -50,7 +51,7 @@ class MemoryStore:
                 homeless = sorted(t.name for t in self._tenants.values() if not cells_of(t) <= cells)
                 if homeless:
                     raise Failure(Reason.SNAPSHOT_REFUSED, f"the topology lacks a cell of {homeless[0]}")
-                await self._agree(Entry(self._settled.number + 1, self._revision + 1, topology=topology))
+                await self._keep([Entry(self._settled.number + 1, self._revision + 1, topology=topology)])
             return self._revision
 
     async def table(self) -> Table:
@@ -72,36 +73,65 @@ class MemoryStore:
 
     async def change(self, step: Step, intent: Intent) -> Done:
         """See the port."""
-        changed = self._changed(step, intent)
-        return await (changed if self.agrees is None else self.under_way.finish(changed))
-
-    async def _changed(self, step: Step, intent: Intent) -> Done:
-        async with self._turn:
-            known = self._requests.get(intent.request_id)
-            if known is not None and known.at >= intent.at - limits.REQUESTS_KEPT_SECONDS * SECOND:
-                return answered(known.fingerprint, Done(known.tenant, known.revision), intent)
-            held = self._subject(step)
-            after = step.take(held, self._view(held))
-            intent.check(held)
-            self._check_keys(held, after)
-            if intent.dry_run:
-                return Done(after, self._revision)
-            revision, deed, changed = self._revision, None, after != held
-            if changed:
-                revision += 1
-                after = replace(after, since=revision)
-                (deed,) = link(self._head(), [deed_of(step, after, intent)])
-            request = Request(intent.request_id, intent.fingerprint, intent.at, revision, after) if intent.request_id else None
-            if changed or request is not None:
-                await self._agree(Entry(self._settled.number + 1, revision, after if changed else None, None, deed, request))
-            return Done(after, revision)
-
-    async def _agree(self, entry: Entry) -> None:
-        if self.agrees is None:
+        if self.agrees is not None:
+            return await self.turns.ask((step, intent))  # type: ignore[no-any-return]  # what `_taken` gives
+        done, entry = self._taken(step, intent)
+        if entry is not None:
             self._settle(Place(self._settled.term, entry.number), entry)
+        return done
+
+    async def _make(self, together: Sequence[Asked[tuple[Step, Intent]]]) -> None:
+        """On a scratch copy, in which each finds what those before it did."""
+        async with self._turn:
+            scratch, entries, answers = self._scratch(), list[Entry](), list[object]()
+            for asked in together:
+                try:
+                    done, entry = scratch._taken(*asked.what)
+                except Failure as failure:
+                    answers.append(failure)
+                    continue
+                answers.append(done)
+                if entry is not None:
+                    MemoryStore._settle(scratch, Place(self._settled.term, entry.number), entry)
+                    entries.append(entry)
+            await self._keep(entries)
+        for asked, answer in zip(together, answers, strict=True):
+            asked.give(answer)
+
+    async def _keep(self, entries: Sequence[Entry]) -> None:
+        if self.agrees is None or not entries:
+            for entry in entries:
+                self._settle(Place(self._settled.term, entry.number), entry)
             return
-        async with self.agrees.agreed(entry) as place:
-            self._settle(place, entry)
+        async with self.agrees.agreed(entries) as place:
+            for entry in entries:
+                self._settle(Place(place.term, entry.number), entry)
+
+    def _scratch(self) -> MemoryStore:
+        made = MemoryStore(self.zone)
+        made._revision, made._topology, made._settled = self._revision, self._topology, self._settled
+        made._tenants, made._requests, made._audit = dict(self._tenants), dict(self._requests), list(self._audit)
+        return made
+
+    def _taken(self, step: Step, intent: Intent) -> tuple[Done, Entry | None]:
+        known = self._requests.get(intent.request_id)
+        if known is not None and known.at >= intent.at - limits.REQUESTS_KEPT_SECONDS * SECOND:
+            return answered(known.fingerprint, Done(known.tenant, known.revision), intent), None
+        held = self._subject(step)
+        after = step.take(held, self._view(held))
+        intent.check(held)
+        self._check_keys(held, after)
+        if intent.dry_run:
+            return Done(after, self._revision), None
+        revision, deed, changed = self._revision, None, after != held
+        if changed:
+            revision += 1
+            after = replace(after, since=revision)
+            (deed,) = link(self._head(), [deed_of(step, after, intent)])
+        request = Request(intent.request_id, intent.fingerprint, intent.at, revision, after) if intent.request_id else None
+        if not changed and request is None:
+            return Done(after, revision), None
+        return Done(after, revision), Entry(self._settled.number + 1, revision, after if changed else None, None, deed, request)
 
     def _settle(self, place: Place, entry: Entry) -> None:
         self._revision = entry.revision
@@ -127,15 +157,14 @@ class MemoryStore:
         """See the port."""
         self._ballot = ballot
 
-    async def hold(self, ballot: Ballot, entry: Entry) -> None:
+    async def hold(self, ballot: Ballot, entries: Sequence[Entry]) -> None:
         """See the port."""
-        self._ballot, self._held = ballot, entry
+        self._ballot, self._held = ballot, tuple(entries)
 
-    async def held(self) -> tuple[Place, Entry] | None:
+    async def held(self) -> tuple[Place, Sequence[Entry]] | None:
         """See the port."""
-        if self._held is None or self._held.number != self._settled.number + 1:
-            return None
-        return self._ballot.last, self._held
+        left = still_held(self._ballot.last, self._held, self._settled)
+        return (self._ballot.last, left) if left else None
 
     async def settled(self) -> Place:
         """See the port."""

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple
 
 import asyncpg
 import msgspec
@@ -22,12 +22,11 @@ from kernel.ids import CellId, KeyHash, SourceId, TenantId, ZoneName
 from kernel.limits import Plan
 from kernel.queries import parse
 from router.placement.capacity import NOTHING, Loads
-from router.placement.entry import Agrees, Entry, Place, Request, UnderWay
+from router.placement.entry import Agrees, Entry, Place, Request
 from router.placement.steps import RevokeKey, Step, View, credentials
 from router.placement.store import AUDIT_ENTRIES_MAX, CHANGES_KEPT, REPLAY_CHANGES_MAX, Change, Deed, Done, Intent, answered, deed_of
 from router.placement.table import BEFORE_SWITCH, Credential, Move, Pin, Source, Table, Tenant, Topology
-
-Result = TypeVar("Result")
+from router.placement.turns import Asked, Turns
 
 _FOLDER: Final = Path(__file__).parent / "sql"
 SQL: Final = {query.name: query.text for query in parse((_FOLDER / "queries.sql").read_text()).values()}
@@ -78,6 +77,13 @@ async def open_pool(dsn: str, zone: ZoneName) -> AsyncIterator[asyncpg.Pool]:
         await pool.close()
 
 
+class _Change(NamedTuple):
+    """What is to be taken, of the zone's row, and whether it is kept: its answer, and the entry if there is one."""
+
+    take: Callable[[Any, Any], Awaitable[tuple[object, Entry | None]]]
+    keep: bool
+
+
 class PostgresStore:
     """See the port. Make it with `open_store`."""
 
@@ -86,7 +92,7 @@ class PostgresStore:
         self._zone = zone
         self._changes_kept = changes_kept
         self._turn = asyncio.Lock()
-        self._under_way = UnderWay()
+        self._turns = Turns(self._make)
         self.agrees: Agrees | None = None  # nobody else has to
 
     async def revision(self) -> int:
@@ -96,7 +102,7 @@ class PostgresStore:
 
     async def adopt(self, topology: Topology) -> int:
         """See the port."""
-        return await self._under_way.finish(self._in_turn(partial(self._adopted, topology), keep=True))
+        return await self._turns.ask(_Change(partial(self._adopted, topology), keep=True))  # type: ignore[no-any-return]  # what `_adopted` gives
 
     async def table(self) -> Table:
         """See the port."""
@@ -119,7 +125,7 @@ class PostgresStore:
 
     async def change(self, step: Step, intent: Intent) -> Done:
         """See the port."""
-        return await self._under_way.finish(self._in_turn(partial(self._taken, step, intent), keep=not intent.dry_run))
+        return await self._turns.ask(_Change(partial(self._taken, step, intent), keep=not intent.dry_run))  # type: ignore[no-any-return]  # what `_taken` gives
 
     async def changes(self, after: int, limit: int = REPLAY_CHANGES_MAX) -> tuple[Change, ...] | None:
         """See the port."""
@@ -142,36 +148,61 @@ class PostgresStore:
             async with self._pool.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
                 yield connection
 
-    async def _in_turn(self, take: Callable[[Any, Any], Awaitable[tuple[Result, Entry | None]]], keep: bool) -> Result:
-        """One at a time, and the zone's row is locked first, so that no other process's step comes between. An entry is written, then
-        agreed on, then committed: what the database refuses is never proposed to anybody."""
+    async def _make(self, together: Sequence[Asked[_Change]]) -> None:
+        """The zone's row is locked first, so that no other process's step comes between. Entries are written, then agreed on, then
+        committed: what the database refuses is never proposed to anybody."""
         with failures():
             async with self._turn, self._pool.acquire() as connection:
                 transaction = connection.transaction()
                 await transaction.start()
                 try:
-                    zone = await connection.fetchrow(SQL["lock_zone"], self._zone)
-                    result, entry = await take(connection, zone)
-                    if entry is not None:
-                        await self.write(connection, entry)
-                    if entry is None or not keep:
+                    row: Any = await connection.fetchrow(SQL["lock_zone"], self._zone)
+                    zone = dict(row)
+                    term, entries = zone["term"], list[Entry]()
+                    answers = [await self._make_one(connection, zone, asked.what, entries) for asked in together]
+                    if entries:
+                        async with self._agreed(entries, term) as place:
+                            await self.settle_at(connection, place, entries)
+                            await transaction.commit()
+                    else:
                         await transaction.rollback()
-                        return result
-                    async with self._agreed(entry, zone) as place:
-                        await self.settle_at(connection, place, entry)
-                        await transaction.commit()
-                    return result
                 except BaseException:
                     with contextlib.suppress(asyncpg.InterfaceError):  # it ended with the failed commit
                         await transaction.rollback()
                     raise
+        for asked, answer in zip(together, answers, strict=True):
+            asked.give(answer)
+
+    async def _make_one(self, connection: Any, zone: dict[str, Any], change: _Change, entries: list[Entry]) -> object:
+        """Its answer, or why it is refused; what it changes is one entry more, and the zone as the next one finds it."""
+        savepoint = connection.transaction()
+        await savepoint.start()
+        try:
+            with failures():
+                answer, entry = await change.take(connection, zone)
+                if entry is not None:
+                    await self.write(connection, entry)
+        except Failure as failure:
+            if failure.reason is Reason.STORE_UNAVAILABLE:
+                raise
+            await savepoint.rollback()
+            return failure
+        if entry is None or not change.keep:
+            await savepoint.rollback()
+            return answer
+        await savepoint.commit()
+        entries.append(entry)
+        zone |= {"number": entry.number, "revision": entry.revision}
+        if entry.topology is not None:
+            zone["topology"] = msgspec.json.encode(entry.topology).decode()
+        return answer
 
     @contextlib.asynccontextmanager
-    async def _agreed(self, entry: Entry, zone: Any) -> AsyncIterator[Place]:
+    async def _agreed(self, entries: Sequence[Entry], term: int) -> AsyncIterator[Place]:
         if self.agrees is None:
-            yield Place(zone["term"], entry.number)
+            yield Place(term, entries[-1].number)
             return
-        async with self.agrees.agreed(entry) as place:
+        async with self.agrees.agreed(entries) as place:
             yield place
 
     async def _adopted(self, topology: Topology, connection: Any, zone: Any) -> tuple[int, Entry | None]:
@@ -230,9 +261,9 @@ class PostgresStore:
         told = (one.id, one.fingerprint, one.at, one.revision, _json(one.tenant))
         await connection.execute(SQL["add_request"], self._zone, *told)
 
-    async def settle_at(self, connection: Any, place: Place, entry: Entry) -> None:
-        """The zone is at this entry from now on."""
-        await connection.execute(SQL["step"], self._zone, entry.revision, place.number, place.term)
+    async def settle_at(self, connection: Any, place: Place, entries: Sequence[Entry]) -> None:
+        """The zone is at the last of these entries from now on."""
+        await connection.execute(SQL["step"], self._zone, entries[-1].revision, place.number, place.term)
 
     async def _subject(self, connection: Any, step: Step) -> Tenant | None:
         if isinstance(step, RevokeKey):

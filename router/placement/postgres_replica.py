@@ -7,7 +7,21 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
 from kernel.ids import ZoneName
-from router.placement.entry import ENTRIES_KEPT, ENTRIES_READ_MAX, Ballot, Chunk, Entry, Place, Request, check_follows, decode, encode
+from router.placement.entry import (
+    ENTRIES_KEPT,
+    ENTRIES_READ_MAX,
+    Ballot,
+    Chunk,
+    Entry,
+    Place,
+    Request,
+    check_follows,
+    decode,
+    decode_all,
+    encode,
+    encode_all,
+    still_held,
+)
 from router.placement.postgres import SQL, PostgresStore, failures, link_of, open_pool, parse_tenant, parse_topology
 from router.placement.store import AUDIT_ENTRIES_MAX
 
@@ -36,21 +50,22 @@ class PostgresReplica(PostgresStore):
         with failures():
             await self._pool.execute(SQL["promise"], self._zone, ballot.term, ballot.voted_for, *ballot.last)
 
-    async def hold(self, ballot: Ballot, entry: Entry) -> None:
+    async def hold(self, ballot: Ballot, entries: Sequence[Entry]) -> None:
         """See the port."""
         with failures():
-            body = encode(entry).decode()
+            body = encode_all(entries).decode()
             await self._pool.execute(SQL["hold"], self._zone, ballot.term, ballot.voted_for, *ballot.last, body)
 
-    async def held(self) -> tuple[Place, Entry] | None:
+    async def held(self) -> tuple[Place, Sequence[Entry]] | None:
         """See the port."""
         async with self._reading() as connection:
             row: Any = await connection.fetchrow(SQL["ballot"], self._zone)
             settled = _place(await connection.fetchrow(SQL["zone"], self._zone))
         if row["held"] is None:
             return None
-        entry = decode(row["held"])
-        return (_ballot(row).last, entry) if entry.number == settled.number + 1 else None
+        place = _ballot(row).last
+        left = still_held(place, decode_all(row["held"]), settled)
+        return (place, left) if left else None
 
     async def settled(self) -> Place:
         """See the port."""
@@ -65,12 +80,13 @@ class PostgresReplica(PostgresStore):
                 head = await self._head(connection)
                 check_follows(entry, zone["number"], zone["revision"], head.hash)
                 await self.write(connection, entry)
-                await self.settle_at(connection, place, entry)
+                await self.settle_at(connection, place, [entry])
 
-    async def settle_at(self, connection: Any, place: Place, entry: Entry) -> None:
-        """As that of a store that is alone; and other sites may ask for the entry."""
-        await super().settle_at(connection, place, entry)
-        await connection.execute(SQL["log_entry"], self._zone, place.number, place.term, encode(entry).decode())
+    async def settle_at(self, connection: Any, place: Place, entries: Sequence[Entry]) -> None:
+        """As that of a store that is alone; and other sites may ask for the entries."""
+        await super().settle_at(connection, place, entries)
+        rows = [(self._zone, entry.number, place.term, encode(entry).decode()) for entry in entries]
+        await connection.executemany(SQL["log_entry"], rows)
         await connection.execute(SQL["trim_entries"], self._zone, place.number - ENTRIES_KEPT)
 
     async def entries(self, after: int, limit: int = ENTRIES_READ_MAX) -> Sequence[tuple[Place, Entry]] | None:

@@ -50,7 +50,7 @@ class GrpcPeer:
     async def append(self, append: Append) -> Appended:
         """See the port."""
         request = codec.append(self._zone, append, self._site == WITNESS)
-        answer = await self._asked(self._stub.AppendEntry(request, metadata=self._metadata, timeout=_CALL_SECONDS))
+        answer = await self._asked(self._stub.AppendEntries(request, metadata=self._metadata, timeout=_CALL_SECONDS))
         return Appended(answer.accepted, answer.term)
 
     async def entries(self, after: int) -> Sequence[tuple[Place, Entry]] | None:

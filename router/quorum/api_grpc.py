@@ -43,13 +43,13 @@ class QuorumGrpc(quorum_pb2_grpc.QuorumServiceServicer):
 
         return await _answer(context, answer())
 
-    async def AppendEntry(self, request: pb.AppendEntryRequest, context: Any) -> pb.AppendEntryResponse:
+    async def AppendEntries(self, request: pb.AppendEntriesRequest, context: Any) -> pb.AppendEntriesResponse:
         """A leader's word."""
 
-        async def answer() -> pb.AppendEntryResponse:
+        async def answer() -> pb.AppendEntriesResponse:
             self._check(request.zone, context)
             appended = await self._voter.append(codec.append_of(request))
-            return pb.AppendEntryResponse(accepted=appended.accepted, term=appended.term)
+            return pb.AppendEntriesResponse(accepted=appended.accepted, term=appended.term)
 
         return await _answer(context, answer())
 

@@ -24,21 +24,19 @@ def candidacy_of(request: pb.RequestVoteRequest) -> Candidacy:
     return Candidacy(request.site, request.term, _place_of(request.last))
 
 
-def append(zone: ZoneName, said: Append, witness: bool) -> pb.AppendEntryRequest:
-    """To the wire; a `witness` is told no more than the entry's place."""
-    brought = None
-    if said.place is not None and said.entry is not None:
-        brought = pb.PlacedEntry(place=_place(said.place)) if witness else placed(said.place, said.entry)
-    return pb.AppendEntryRequest(zone=zone, site=said.site, term=said.term, settled=_place(said.settled), entry=brought)
+def append(zone: ZoneName, said: Append, witness: bool) -> pb.AppendEntriesRequest:
+    """To the wire; a `witness` is told no more than the entries' place."""
+    request = pb.AppendEntriesRequest(zone=zone, site=said.site, term=said.term, settled=_place(said.settled))
+    if said.place is not None:
+        request.place.CopyFrom(_place(said.place))
+        request.bodies.extend(() if witness else map(stored.encode, said.entries))
+    return request
 
 
-def append_of(request: pb.AppendEntryRequest) -> Append:
+def append_of(request: pb.AppendEntriesRequest) -> Append:
     """From the wire. Raises ValueError for an entry that cannot be read."""
-    settled = _place_of(request.settled)
-    if not request.HasField("entry"):
-        return Append(request.site, request.term, settled)
-    body = request.entry.body
-    return Append(request.site, request.term, settled, _place_of(request.entry.place), stored.decode(body) if body else None)
+    place = _place_of(request.place) if request.HasField("place") else None
+    return Append(request.site, request.term, _place_of(request.settled), place, tuple(map(stored.decode, request.bodies)))
 
 
 def placed(place: Place, entry: Entry) -> pb.PlacedEntry:

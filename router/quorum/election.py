@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -48,11 +48,11 @@ class Election:
         return self._leader is not None
 
     @contextlib.asynccontextmanager
-    async def agreed(self, entry: Entry) -> AsyncIterator[Place]:
+    async def agreed(self, entries: Sequence[Entry]) -> AsyncIterator[Place]:
         """See `router.placement.entry.Agrees`."""
         if self._leader is None:
             raise no_majority("this site does not lead")
-        async with self._leader.agreed(entry) as place:
+        async with self._leader.agreed(entries) as place:
             yield place
 
     async def run(self, lead: Callable[[asyncio.Event], Awaitable[None]], stop: asyncio.Event) -> None:
@@ -105,11 +105,12 @@ class Election:
 
     async def _lead(self, term: int, lead: Callable[[asyncio.Event], Awaitable[None]], stop: asyncio.Event) -> None:
         leader = Leader(self.site, term)
-        self.site.leads, self.site.leader, self._leader = True, self.site.name, leader
+        self.site.leads, self.site.leader = True, self.site.name
         self.log.info("leads", term=term)
         running, stopping = asyncio.create_task(leader.run()), asyncio.create_task(_then(stop, leader.over))
         try:
             await leader.finish()
+            self._leader = leader  # not before: what was held takes its number first
             await lead(leader.over)
         except Failure as failure:
             if failure.reason is not Reason.STORE_UNAVAILABLE:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -37,14 +37,16 @@ class Leader:
         self._news = {name: asyncio.Event() for name in self.site.peers}
 
     @contextlib.asynccontextmanager
-    async def agreed(self, entry: Entry) -> AsyncIterator[Place]:
+    async def agreed(self, entries: Sequence[Entry]) -> AsyncIterator[Place]:
         """See `router.placement.entry.Agrees`."""
-        place = Place(self.term, entry.number)
+        place = Place(self.term, entries[-1].number)
         try:
             settled = await self.site.replica.settled()
-            if self.over.is_set() or not await self.site.hold(place, entry):
+            if entries[0].number != settled.number + 1:
+                raise no_majority("the zone has gone on meanwhile")
+            if self.over.is_set() or not await self.site.hold(place, entries):
                 raise no_majority("this site does not lead any more")
-            if not await self._offer(Append(self.site.name, self.term, settled, place, entry)):
+            if not await self._offer(Append(self.site.name, self.term, settled, place, tuple(entries))):
                 raise no_majority("no majority of the zone's sites agrees")
             yield place
         except BaseException:
@@ -56,8 +58,9 @@ class Leader:
         """Brings to its end what a leader before this one began. Raises Failure(STORE_UNAVAILABLE)."""
         held = await self.site.replica.held()
         if held is not None:
-            async with self.agreed(held[1]) as place:
-                await self.site.replica.settle(place, held[1])
+            async with self.agreed(held[1]):
+                for entry in held[1]:
+                    await self.site.replica.settle(Place(self.term, entry.number), entry)
 
     async def run(self) -> None:
         """Until it is over."""
@@ -82,7 +85,7 @@ class Leader:
                     await self._news[name].wait()
 
     async def _offer(self, append: Append) -> bool:
-        """Whether a majority holds the entry. First those are asked that keep it and are near; the others when these do not suffice."""
+        """Whether a majority holds the entries. First those are asked that keep it and are near; the others when these do not suffice."""
         near = [name for name in self._near(self.site.peers) if name != WITNESS]
         needed, accepted = others_needed(len(self.site.peers)), 0
         asked: list[asyncio.Task[bool]] = []

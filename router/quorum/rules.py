@@ -29,17 +29,17 @@ class Vote(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Append:
-    """What a leader says: that it leads, up to where the zone is settled, and the entry at `place`, if it brings one."""
+    """What a leader says: that it leads, up to where the zone is settled, and the entries up to `place`, if it brings any."""
 
     site: str
     term: int
     settled: Place
     place: Place | None = None
-    entry: Entry | None = None
+    entries: tuple[Entry, ...] = ()
 
 
 class Appended(NamedTuple):
-    """The answer: whether the site has the entry, and the newest term that it knows."""
+    """The answer: whether the site has the entries, and the newest term that it knows."""
 
     accepted: bool
     term: int

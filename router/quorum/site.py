@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from kernel.clock import Clock
 from kernel.errors import Failure, Reason
-from router.placement.entry import Ballot, Entry, Place, Replica
+from router.placement.entry import Ballot, Entry, Place, Replica, left_of
 from router.quorum.peers import Peer
 from router.quorum.rules import Append, Appended, followed
 from router.quorum.voter import Voter, newest
@@ -38,7 +38,7 @@ class Site(Voter):
         return newest(await self.replica.ballot(), await self.replica.settled())
 
     async def append(self, append: Append) -> Appended:
-        """Holds the entry; False when it lacks one before it. Raises Failure(STORE_UNAVAILABLE)."""
+        """Holds the entries; False when it lacks one before them. Raises Failure(STORE_UNAVAILABLE)."""
         async with self._lock:
             ballot = await self.replica.ballot()
             after = followed(ballot, append.term)
@@ -51,19 +51,18 @@ class Site(Voter):
         settled = await self.replica.settled()
         if settled.number < append.settled.number:
             self._behind.set()
-        if append.entry is None or append.place is None or append.place.number <= settled.number:
+        if append.place is None or append.place.number <= settled.number:
             return Appended(True, append.term)
-        if append.place.number != settled.number + 1:
-            return Appended(False, append.term)
-        return Appended(await self.hold(append.place, append.entry), append.term)
+        left = left_of(append.entries, settled)
+        return Appended(bool(left) and await self.hold(append.place, left), append.term)
 
-    async def hold(self, place: Place, entry: Entry) -> bool:
-        """Keeps the entry, not settled; False when the site knows of a newer term. Raises Failure(STORE_UNAVAILABLE)."""
+    async def hold(self, place: Place, entries: Sequence[Entry]) -> bool:
+        """Keeps the entries, not settled; False when the site knows of a newer term. Raises Failure(STORE_UNAVAILABLE)."""
         async with self._lock:
             ballot = await self.replica.ballot()
             if ballot.term != place.term:
                 return False
-            await self.replica.hold(replace(ballot, last=place), entry)
+            await self.replica.hold(replace(ballot, last=place), entries)
             return True
 
     async def catch_up(self) -> None:
@@ -93,7 +92,8 @@ class Site(Voter):
         """A majority holds what this site holds at `place`."""
         held = await self.replica.held()
         if held is not None and held[0] == place:
-            await self._settle(*held)
+            for entry in held[1]:
+                await self._settle(Place(place.term, entry.number), entry)
 
     async def _settle(self, place: Place, entry: Entry) -> None:
         async with self._settling:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
 import pytest
@@ -37,14 +37,15 @@ class Willing:
         self.term = term
         self.asked: list[tuple[Place, Entry]] = []
         self.willing = True
+        self.times = 0
 
     @contextlib.asynccontextmanager
-    async def agreed(self, entry: Entry) -> AsyncIterator[Place]:
+    async def agreed(self, entries: Sequence[Entry]) -> AsyncIterator[Place]:
         if not self.willing:
             raise Failure(Reason.STORE_UNAVAILABLE, "nobody agrees")
-        place = Place(self.term, entry.number)
-        self.asked.append((place, entry))
-        yield place
+        self.asked += [(Place(self.term, entry.number), entry) for entry in entries]
+        self.times += 1
+        yield self.asked[-1][0]
 
 
 @pytest.fixture(params=["memory", pytest.param("postgres", marks=pytest.mark.postgres)])
@@ -186,10 +187,10 @@ async def test_whoever_stops_waiting_stops_nothing(replicas: tuple[Replica, Repl
 
     class Slow(Willing):
         @contextlib.asynccontextmanager
-        async def agreed(self, entry: Entry) -> AsyncIterator[Place]:
+        async def agreed(self, entries: Sequence[Entry]) -> AsyncIterator[Place]:
             asked.set()
             await gate.wait()
-            yield Place(self.term, entry.number)
+            yield Place(self.term, entries[-1].number)
 
     leader.agrees = Slow(3)  # type: ignore[attr-defined]  # as above
     task = asyncio.create_task(leader.change(ChangeDemand(ONE, 9.0), Intent("ada", NOW)))
@@ -204,24 +205,53 @@ async def test_whoever_stops_waiting_stops_nothing(replicas: tuple[Replica, Repl
 
 
 async def test_what_is_held_changes_nothing_until_it_is_settled(replicas: tuple[Replica, Replica, Willing]) -> None:
-    """Law: an entry that is held is kept with its ballot, and forgotten for another one at its number, or once something else is settled
-    there."""
+    """Law: entries that are held are kept with their ballot, and forgotten for others. Those of them that are settled are held no more,
+    whoever settled them."""
     _, other, willing = replicas
-    (first, entry), (second, following) = willing.asked[:2]
-    ballot = Ballot(3, "east", first)
-    await other.hold(ballot, entry)
-    assert await other.ballot() == ballot
-    assert await other.held() == (first, entry)
+    (_, first), (last, second) = willing.asked[:2]
+    await other.hold(Ballot(3, "east", last), [first, second])
+    assert await other.ballot() == Ballot(3, "east", last)
+    assert await other.held() == (last, [first, second])
     assert await other.settled() == NOWHERE
-    await other.promise(replace(ballot, term=4, voted_for="west"))
-    assert await other.held() == (first, entry)
-    again = Place(4, 1)
-    await other.hold(Ballot(4, "west", again), entry)
-    assert await other.held() == (again, entry)
-    await other.settle(again, entry)
+    await other.promise(Ballot(4, "west", last))
+    assert await other.held() == (last, [first, second])
+    await other.settle(Place(3, 1), first)
+    assert await other.held() == (last, [second])
+    again = Place(4, 2)
+    await other.hold(Ballot(4, "west", again), [second])
+    assert await other.held() == (again, [second])
+    await other.settle(again, second)
     assert (await other.held(), await other.settled()) == (None, again)
-    await other.hold(Ballot(4, "west", second), following)
-    assert await other.held() == (second, following)
+    await other.hold(Ballot(5, "west", Place(5, 9)), [willing.asked[8 - 1][1]])
+    assert await other.held() is None, "it does not follow what is settled"
+
+
+async def test_what_is_held_behind_something_else_is_held_no_more(replicas: tuple[Replica, Replica, Willing]) -> None:
+    """Law: an entry goes with those that it was held with. Where a newer leader's took the place of the first ones, it follows nothing."""
+    _, other, willing = replicas
+    (_, first), (last, second) = willing.asked[:2]
+    await other.hold(Ballot(3, "east", last), [first, second])
+    await other.settle(Place(4, 1), first)
+    assert await other.held() is None
+
+
+async def test_changes_that_wait_together_are_agreed_on_together(replicas: tuple[Replica, Replica, Willing]) -> None:
+    """Law: each is an entry of its own and finds what those before it did; a refused one is in nobody's way. Few agreements do for many."""
+    leader, other, willing = replicas
+    times, names = willing.times, [TenantId(f"many-{number}") for number in range(30)]
+    steps: list[Step] = [
+        *(CreateTenant(name, Plan(), 1.0) for name in names),
+        *(ChangeDemand(name, 2.0) for name in names),
+        ChangeDemand(TenantId("nobody"), 1.0),
+    ]
+    done = await asyncio.gather(*(leader.change(step, Intent("ada", NOW)) for step in steps), return_exceptions=True)
+    assert isinstance(done[-1], Failure)
+    assert done[-1].reason is Reason.UNKNOWN_TENANT
+    assert [one.tenant.demand for one in done[:-1] if not isinstance(one, BaseException)] == [1.0] * 30 + [2.0] * 30
+    assert willing.times - times <= 3
+    for place, entry in willing.asked:
+        await other.settle(place, entry)
+    assert await everything(other) == await everything(leader)
 
 
 async def test_what_does_not_follow_is_refused(replicas: tuple[Replica, Replica, Willing]) -> None:

@@ -95,11 +95,12 @@ class Machine:
 
     async def kill(self) -> None:
         self.kills += 1
-        changing = [] if isinstance(self.disk, BallotDisk) else list(self.disk.under_way.tasks)
-        doomed = [*self._calls, *([] if self._task is None else [self._task]), *changing]
+        doomed = [*self._calls, *([] if self._task is None else [self._task])]
         self.voter, self.election, self._task, self.serves = None, None, None, False
         for task in doomed:
             task.cancel()
+        if isinstance(self.disk, Disk):
+            await self.disk.turns.abandon()
         await asyncio.gather(*doomed, return_exceptions=True)
 
     async def serve(self, deed: Callable[[Voter], Awaitable[Answer]]) -> Answer:
@@ -218,7 +219,7 @@ class World:
         """Clients and faults, then calm, then what is left to see."""
         for machine in self.machines.values():
             machine.start()
-        await asyncio.gather(self._faults(faults), *(self._client(number, changes) for number in range(2)))
+        await asyncio.gather(self._faults(faults), *(self._client(number, changes) for number in range(4)))
         self._cuts.clear()
         self.weather.calm()
         for machine in self.machines.values():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -79,7 +80,7 @@ class Fickle(Voter):
 class Forgetful(Site):
     """A region that offers what it does not hold itself."""
 
-    async def hold(self, place: Place, entry: Entry) -> bool:
+    async def hold(self, place: Place, entries: Sequence[Entry]) -> bool:
         return (await self.replica.ballot()).term == place.term
 
 
@@ -89,7 +90,8 @@ class Hasty(Site):
     async def _settle_held(self, place: Place) -> None:
         held = await self.replica.held()
         if held is not None and held[0].number == place.number:
-            await self._settle(place, held[1])
+            for entry in held[1]:
+                await self._settle(Place(place.term, entry.number), entry)
 
 
 class Agreeable(Site):

@@ -135,7 +135,7 @@ class RequestVoteResponse(_message.Message):
 Global___RequestVoteResponse: _TypeAlias = RequestVoteResponse  # noqa: Y015
 
 @_typing.final
-class AppendEntryRequest(_message.Message):
+class AppendEntriesRequest(_message.Message):
     """A leader's word."""
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -144,7 +144,8 @@ class AppendEntryRequest(_message.Message):
     SITE_FIELD_NUMBER: _builtins.int
     TERM_FIELD_NUMBER: _builtins.int
     SETTLED_FIELD_NUMBER: _builtins.int
-    ENTRY_FIELD_NUMBER: _builtins.int
+    PLACE_FIELD_NUMBER: _builtins.int
+    BODIES_FIELD_NUMBER: _builtins.int
     zone: _builtins.str
     """The residency zone."""
     site: _builtins.str
@@ -156,8 +157,12 @@ class AppendEntryRequest(_message.Message):
         """Up to where the zone is settled there."""
 
     @_builtins.property
-    def entry(self) -> Global___PlacedEntry:
-        """The next entry, if there is one; a witness is told its place alone."""
+    def place(self) -> Global___EntryPlace:
+        """That of the last entry that it brings; none when it brings none."""
+
+    @_builtins.property
+    def bodies(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """The entries, which follow one another, as in PlacedEntry; a witness is told none."""
 
     def __init__(
         self,
@@ -166,18 +171,19 @@ class AppendEntryRequest(_message.Message):
         site: _builtins.str = ...,
         term: _builtins.int = ...,
         settled: Global___EntryPlace | None = ...,
-        entry: Global___PlacedEntry | None = ...,
+        place: Global___EntryPlace | None = ...,
+        bodies: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry", "settled", b"settled"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["place", b"place", "settled", b"settled"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry", "settled", b"settled", "site", b"site", "term", b"term", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bodies", b"bodies", "place", b"place", "settled", b"settled", "site", b"site", "term", b"term", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___AppendEntryRequest: _TypeAlias = AppendEntryRequest  # noqa: Y015
+Global___AppendEntriesRequest: _TypeAlias = AppendEntriesRequest  # noqa: Y015
 
 @_typing.final
-class AppendEntryResponse(_message.Message):
+class AppendEntriesResponse(_message.Message):
     """The answer."""
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -185,7 +191,7 @@ class AppendEntryResponse(_message.Message):
     ACCEPTED_FIELD_NUMBER: _builtins.int
     TERM_FIELD_NUMBER: _builtins.int
     accepted: _builtins.bool
-    """Whether the site holds the entry, or heard the word."""
+    """Whether the site holds the entries, or heard the word."""
     term: _builtins.int
     """The newest term that it knows."""
     def __init__(
@@ -200,7 +206,7 @@ class AppendEntryResponse(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___AppendEntryResponse: _TypeAlias = AppendEntryResponse  # noqa: Y015
+Global___AppendEntriesResponse: _TypeAlias = AppendEntriesResponse  # noqa: Y015
 
 @_typing.final
 class ListEntriesRequest(_message.Message):

@@ -41,10 +41,10 @@ class QuorumServiceStub:
                 request_serializer=dataflow_dot_routing_dot_v1_dot_quorum__pb2.RequestVoteRequest.SerializeToString,
                 response_deserializer=dataflow_dot_routing_dot_v1_dot_quorum__pb2.RequestVoteResponse.FromString,
                 _registered_method=True)
-        self.AppendEntry = channel.unary_unary(
-                '/dataflow.routing.v1.QuorumService/AppendEntry',
-                request_serializer=dataflow_dot_routing_dot_v1_dot_quorum__pb2.AppendEntryRequest.SerializeToString,
-                response_deserializer=dataflow_dot_routing_dot_v1_dot_quorum__pb2.AppendEntryResponse.FromString,
+        self.AppendEntries = channel.unary_unary(
+                '/dataflow.routing.v1.QuorumService/AppendEntries',
+                request_serializer=dataflow_dot_routing_dot_v1_dot_quorum__pb2.AppendEntriesRequest.SerializeToString,
+                response_deserializer=dataflow_dot_routing_dot_v1_dot_quorum__pb2.AppendEntriesResponse.FromString,
                 _registered_method=True)
         self.ListEntries = channel.unary_unary(
                 '/dataflow.routing.v1.QuorumService/ListEntries',
@@ -70,8 +70,8 @@ class QuorumServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def AppendEntry(self, request, context):
-        """A leader says that it leads, and may bring an entry to be held.
+    def AppendEntries(self, request, context):
+        """A leader says that it leads, and may bring entries to be held.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -99,10 +99,10 @@ def add_QuorumServiceServicer_to_server(servicer, server):
                     request_deserializer=dataflow_dot_routing_dot_v1_dot_quorum__pb2.RequestVoteRequest.FromString,
                     response_serializer=dataflow_dot_routing_dot_v1_dot_quorum__pb2.RequestVoteResponse.SerializeToString,
             ),
-            'AppendEntry': grpc.unary_unary_rpc_method_handler(
-                    servicer.AppendEntry,
-                    request_deserializer=dataflow_dot_routing_dot_v1_dot_quorum__pb2.AppendEntryRequest.FromString,
-                    response_serializer=dataflow_dot_routing_dot_v1_dot_quorum__pb2.AppendEntryResponse.SerializeToString,
+            'AppendEntries': grpc.unary_unary_rpc_method_handler(
+                    servicer.AppendEntries,
+                    request_deserializer=dataflow_dot_routing_dot_v1_dot_quorum__pb2.AppendEntriesRequest.FromString,
+                    response_serializer=dataflow_dot_routing_dot_v1_dot_quorum__pb2.AppendEntriesResponse.SerializeToString,
             ),
             'ListEntries': grpc.unary_unary_rpc_method_handler(
                     servicer.ListEntries,
@@ -155,7 +155,7 @@ class QuorumService:
             _registered_method=True)
 
     @staticmethod
-    def AppendEntry(request,
+    def AppendEntries(request,
             target,
             options=(),
             channel_credentials=None,
@@ -168,9 +168,9 @@ class QuorumService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/dataflow.routing.v1.QuorumService/AppendEntry',
-            dataflow_dot_routing_dot_v1_dot_quorum__pb2.AppendEntryRequest.SerializeToString,
-            dataflow_dot_routing_dot_v1_dot_quorum__pb2.AppendEntryResponse.FromString,
+            '/dataflow.routing.v1.QuorumService/AppendEntries',
+            dataflow_dot_routing_dot_v1_dot_quorum__pb2.AppendEntriesRequest.SerializeToString,
+            dataflow_dot_routing_dot_v1_dot_quorum__pb2.AppendEntriesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,8 +37,8 @@ class QuorumServiceStub:
     def __new__(cls, channel: _aio.Channel) -> QuorumServiceAsyncStub: ...
     RequestVote: _grpc.UnaryUnaryMultiCallable[_quorum_pb2.RequestVoteRequest, _quorum_pb2.RequestVoteResponse]
     """Asks for a vote."""
-    AppendEntry: _grpc.UnaryUnaryMultiCallable[_quorum_pb2.AppendEntryRequest, _quorum_pb2.AppendEntryResponse]
-    """A leader says that it leads, and may bring an entry to be held."""
+    AppendEntries: _grpc.UnaryUnaryMultiCallable[_quorum_pb2.AppendEntriesRequest, _quorum_pb2.AppendEntriesResponse]
+    """A leader says that it leads, and may bring entries to be held."""
     ListEntries: _grpc.UnaryUnaryMultiCallable[_quorum_pb2.ListEntriesRequest, _quorum_pb2.ListEntriesResponse]
     """The settled entries after one. A witness has none."""
     ReadCopy: _grpc.UnaryStreamMultiCallable[_quorum_pb2.ReadCopyRequest, _quorum_pb2.ReadCopyResponse]
@@ -53,8 +53,8 @@ class QuorumServiceAsyncStub(QuorumServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     RequestVote: _aio.UnaryUnaryMultiCallable[_quorum_pb2.RequestVoteRequest, _quorum_pb2.RequestVoteResponse]  # type: ignore[assignment]
     """Asks for a vote."""
-    AppendEntry: _aio.UnaryUnaryMultiCallable[_quorum_pb2.AppendEntryRequest, _quorum_pb2.AppendEntryResponse]  # type: ignore[assignment]
-    """A leader says that it leads, and may bring an entry to be held."""
+    AppendEntries: _aio.UnaryUnaryMultiCallable[_quorum_pb2.AppendEntriesRequest, _quorum_pb2.AppendEntriesResponse]  # type: ignore[assignment]
+    """A leader says that it leads, and may bring entries to be held."""
     ListEntries: _aio.UnaryUnaryMultiCallable[_quorum_pb2.ListEntriesRequest, _quorum_pb2.ListEntriesResponse]  # type: ignore[assignment]
     """The settled entries after one. A witness has none."""
     ReadCopy: _aio.UnaryStreamMultiCallable[_quorum_pb2.ReadCopyRequest, _quorum_pb2.ReadCopyResponse]  # type: ignore[assignment]
@@ -74,12 +74,12 @@ class QuorumServiceServicer(metaclass=_abc_1.ABCMeta):
         """Asks for a vote."""
 
     @_abc_1.abstractmethod
-    def AppendEntry(
+    def AppendEntries(
         self,
-        request: _quorum_pb2.AppendEntryRequest,
+        request: _quorum_pb2.AppendEntriesRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_quorum_pb2.AppendEntryResponse, _abc.Awaitable[_quorum_pb2.AppendEntryResponse]]:
-        """A leader says that it leads, and may bring an entry to be held."""
+    ) -> _typing.Union[_quorum_pb2.AppendEntriesResponse, _abc.Awaitable[_quorum_pb2.AppendEntriesResponse]]:
+        """A leader says that it leads, and may bring entries to be held."""
 
     @_abc_1.abstractmethod
     def ListEntries(
