@@ -371,12 +371,7 @@ class Reason(Enum):
         "empty it with `dataflow cells evacuate`, which loses nothing; or fail it over by force",
     )
     PEER_REFUSED = Spec(
-        "DR-3024",
-        403,
-        Grpc.PERMISSION_DENIED,
-        Retry.NEVER,
-        "the peer is not known here",
-        "pages: DATAFLOW_PEERS or DATAFLOW_SITES is wrong",
+        "DR-3024", 403, Grpc.PERMISSION_DENIED, Retry.NEVER, "the peer is not known here", "pages: see DATAFLOW_PEERS and DATAFLOW_SITES"
     )
 
     @property

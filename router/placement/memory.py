@@ -13,7 +13,8 @@ from kernel.clock import SECOND
 from kernel.errors import Failure, Reason
 from kernel.ids import TenantId, ZoneName
 from router.placement.capacity import loads_of
-from router.placement.entry import ENTRIES_READ_MAX, NOWHERE, Agrees, Ballot, Chunk, Entry, Place, Request, check_follows, still_held
+from router.placement.entry import ENTRIES_READ_MAX, NOWHERE, Ballot, Chunk, Entry, Place, Request, check_follows, still_held
+from router.placement.replica import Agrees
 from router.placement.steps import RevokeKey, Step, View, credentials
 from router.placement.store import AUDIT_ENTRIES_MAX, CHANGES_KEPT, REPLAY_CHANGES_MAX, Change, Deed, Done, Intent, answered, deed_of
 from router.placement.table import UNDER_WAY, Move, Table, Tenant, Topology, cells_of

@@ -22,7 +22,8 @@ from kernel.ids import CellId, KeyHash, SourceId, TenantId, ZoneName
 from kernel.limits import Plan
 from kernel.queries import parse
 from router.placement.capacity import NOTHING, Loads
-from router.placement.entry import Agrees, Entry, Place, Request
+from router.placement.entry import Entry, Place, Request
+from router.placement.replica import Agrees
 from router.placement.steps import RevokeKey, Step, View, credentials
 from router.placement.store import AUDIT_ENTRIES_MAX, CHANGES_KEPT, REPLAY_CHANGES_MAX, Change, Deed, Done, Intent, answered, deed_of
 from router.placement.table import BEFORE_SWITCH, Credential, Move, Pin, Source, Table, Tenant, Topology

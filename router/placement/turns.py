@@ -28,6 +28,13 @@ class Asked(Generic[What]):
         else:
             self.answer.set_result(answer)
 
+    def end(self, making: asyncio.Future[None]) -> None:
+        """Whoever still waits hears what became of all."""
+        if not making.done() or making.cancelled():
+            self.answer.cancel()
+        elif (error := making.exception()) is not None:
+            self.give(error)
+
 
 class Turns(Generic[What]):
     """`make` makes some changes together, gives each its answer, or raises what all of them are to raise.
@@ -60,12 +67,10 @@ class Turns(Generic[What]):
     async def _run(self) -> None:
         while self._waiting:
             together = [self._waiting.popleft() for _ in range(min(TOGETHER_MAX, len(self._waiting)))]
+            making = asyncio.ensure_future(self._make(together))
             try:
-                await self._make(together)
-            except asyncio.CancelledError:
+                await asyncio.wait((making,))
+            finally:
+                making.cancel()
                 for asked in together:
-                    asked.answer.cancel()
-                raise
-            except BaseException as error:  # noqa: BLE001  # it is raised where each of them is waited for
-                for asked in together:
-                    asked.give(error)
+                    asked.end(making)

@@ -15,12 +15,16 @@ from dataflow.routing.v1 import quorum_pb2_grpc
 from kernel.errors import Failure, Reason
 from kernel.ids import ZoneName
 from router.api.errors import status_of
-from router.placement.entry import Replica
+from router.placement.replica import Replica
 from router.quorum import codec
 from router.quorum.voter import Voter
 
 _CALLS_MAX: Final = 100
-_OPTIONS: Final = (("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", codec.MESSAGE_BYTES_MAX))
+_OPTIONS: Final = (
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", codec.MESSAGE_BYTES_MAX),
+    ("grpc.max_send_message_length", codec.MESSAGE_BYTES_MAX),
+)
 Answer = TypeVar("Answer")
 
 

@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from kernel.clock import Clock
 from kernel.errors import Failure, Reason
-from router.placement.entry import Ballot, Entry, Place, Replica, left_of
+from router.placement.entry import Ballot, Entry, Place, left_of
+from router.placement.replica import Replica
 from router.quorum.peers import Peer
 from router.quorum.rules import Append, Appended, followed
 from router.quorum.voter import Voter, newest

@@ -16,9 +16,10 @@ from kernel.errors import Failure, Reason
 from kernel.ids import SourceId, TenantId, hash_of
 from kernel.limits import Plan
 from router.placement import entry as codec
-from router.placement.entry import NOWHERE, Ballot, Chunk, Entry, Place, Replica
+from router.placement.entry import NOWHERE, Ballot, Chunk, Entry, Place
 from router.placement.memory import MemoryStore
 from router.placement.postgres_replica import open_replica
+from router.placement.replica import Replica
 from router.placement.steps import AddReadKey, AddSource, ChangeDemand, CreateTenant, RevokeKey, Step, Suspend
 from router.placement.store import Intent
 from router.placement.table import Credential, Source, Topology

@@ -35,7 +35,7 @@ _UNGIVEN: Final[dict[str, str]] = {
 }
 _UNITS: Final = ("_total", "_seconds", "_bytes", "_events", "_records")
 # Gauges of what has no unit: a revision is a version, the others count the thing that they name.
-_UNITLESS: Final = {"_revision", "_watchers", "_envoys", "_connected", "_degraded", "_running"}
+_UNITLESS: Final = {"_revision", "_watchers", "_envoys", "_connected", "_degraded", "_running", "_leads"}
 _PRIVATE_LABELS: Final = {"user", "user_id", "anonymous_id", "message_id", "email", "ip", "key", "source"}
 
 

@@ -12,10 +12,12 @@ import router.config
 from cli.local.environment import Ground, command, environment, inherit, provision_environment, topology_files
 from cli.local.layout import Layout, Place, lay_out
 from gitops.fleet import FLEET
+from kernel.ids import ZoneName
 from kernel.process import settings
 
 LAYOUT = lay_out(FLEET, Path("/state"), 7400)
 KAFKA = lay_out(FLEET, Path("/state"), 7400, "kafka", 3)
+SITES = lay_out(FLEET, Path("/state"), 7400, sites=True)
 
 
 def ground_of(layout: Layout) -> Ground:
@@ -82,6 +84,28 @@ def test_a_directory_reads_what_it_is_given(tmp_path: Path) -> None:
     assert json.loads(json.dumps(files[own.zones_file.name])) == {"eu": "http://127.0.0.1:7400", "us": "http://127.0.0.1:7401"}
 
 
+def test_the_sites_of_a_zone_read_the_same() -> None:
+    """Every site and the witness are told the same sites and the same token's file, each which of them it is; whoever follows the directory
+    is told where all of them answer."""
+    ground, zone = ground_of(SITES), ZoneName("eu")
+    places = {place.name: place for place in SITES.places()}
+    told = {}
+    for region in SITES.regions_of(zone):
+        own = router.config.directory(environment(places[f"directory/{region}"], ground))
+        assert own.site == region
+        told[own.site] = (own.sites, own.quorum_address, own.quorum_token_file, own.grpc_address)
+    witness = router.config.witness(environment(places[f"witness/{zone}"], ground))
+    assert witness.ballot_path.startswith(str(places[f"witness/{zone}"].folder))
+    told["witness"] = (witness.sites, witness.quorum_address, witness.quorum_token_file, "")
+    (sites,) = {one[0] for one in told.values()}
+    assert sites.split(",") == [f"{name}={told[name][1]}" for name in (*sorted(set(told) - {"witness"}), "witness")]
+    assert len({one[2] for one in told.values()}) == 1
+    answering = ",".join(told[name][3] for name in sorted(set(told) - {"witness"}))
+    followers = [places[f"cell/{cell.name}"] for cell in FLEET.cells.values() if cell.zone == zone]
+    for place in (*followers, places["agent/eu-west-1"], places[f"witness/{zone}"]):
+        assert environment(place, ground)["DATAFLOW_DIRECTORY_ADDRESS"] == answering
+
+
 def test_an_agent_reads_what_it_is_given() -> None:
     """Its settings parse, and the balancer of its zone forwards to the edge that it configures."""
     place = PLACES["agent/eu-west-1"]
@@ -91,15 +115,19 @@ def test_an_agent_reads_what_it_is_given() -> None:
     assert f"{port},{admin},/ready" in command(PLACES["endpoint/eu"], LAYOUT)
 
 
-@pytest.mark.parametrize("place", KAFKA.places(), ids=lambda place: place.name)
-def test_no_process_is_told_of_another_zone(place: Place) -> None:
+@pytest.mark.parametrize(
+    ("layout", "place"),
+    [(layout, place) for layout in (KAFKA, SITES) for place in layout.places()],
+    ids=lambda one: one.name if isinstance(one, Place) else "sites" if one.sites else "kafka",
+)
+def test_no_process_is_told_of_another_zone(layout: Layout, place: Place) -> None:
     """Neither the environment nor the command line of a process names a file or a port of another zone."""
     if place.kind in ("postgres", "kafka", "envoy"):
         return
     foreign = "us" if place.zone == "eu" else "eu"
-    text = json.dumps([environment(place, ground_of(KAFKA)), command(place, KAFKA)])
+    text = json.dumps([environment(place, ground_of(layout)), command(place, layout)])
     assert f"/zones/{foreign}/" not in text
-    others = {str(port) for name, port in KAFKA.ports.items() if name.split("/")[1].startswith(foreign)}
+    others = {str(port) for name, port in layout.ports.items() if name.split("/")[1].startswith(foreign)}
     assert not [port for port in others if f":{port}" in text or f'"{port}' in text]
 
 

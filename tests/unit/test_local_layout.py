@@ -18,20 +18,21 @@ from kernel.residency import Cell, Fleet, Zone
 LAYOUT = lay_out(FLEET, Path("/state"), 7400)
 KAFKA = lay_out(FLEET, Path("/state"), 7400, "kafka")
 THREE = lay_out(FLEET, Path("/state"), 7400, "kafka", 3)
+SITES = lay_out(FLEET, Path("/state"), 7400, "kafka", 3, sites=True)
 
 
 def spec(name: str, *after: str) -> Spec:
     return Spec(name, ("/bin/true",), {}, Path("/log"), probe.tcp(1), 1, after)
 
 
-@pytest.mark.parametrize("layout", [LAYOUT, KAFKA, THREE], ids=["postgres", "kafka", "three"])
+@pytest.mark.parametrize("layout", [LAYOUT, KAFKA, THREE, SITES], ids=["postgres", "kafka", "three", "sites"])
 def test_ports_are_distinct_and_inside_the_stated_range(layout: Layout) -> None:
     """No two purposes share a port, and a fleet beside another needs only another base."""
     ports = list(layout.ports.values())
     assert len(set(ports)) == len(ports)
     assert min(ports) == 7400
     assert max(ports) < 7400 + PORTS_TOTAL
-    other = lay_out(FLEET, Path("/other"), 7400 + PORTS_TOTAL, layout.log, layout.brokers)
+    other = lay_out(FLEET, Path("/other"), 7400 + PORTS_TOTAL, layout.log, layout.brokers, layout.sites)
     assert not set(ports) & set(other.ports.values())
     assert layout.ports.items() >= LAYOUT.ports.items()
 
@@ -63,7 +64,18 @@ def test_every_cell_has_a_kafka_of_its_own_before_it() -> None:
     assert {place.name for place in KAFKA.places() if place.kind != "kafka"} == {place.name for place in LAYOUT.places()}
 
 
-@pytest.mark.parametrize("layout", [LAYOUT, THREE], ids=["postgres", "three"])
+def test_with_sites_every_region_keeps_its_zones_directory() -> None:
+    """Each has a directory and a PostgreSQL of its own, and the zone has none; a zone of one region cannot have it so."""
+    names = {place.name for place in SITES.places()}
+    for zone in FLEET.zones:
+        assert SITES.directories(zone) == SITES.regions_of(zone)
+        assert f"directory/{zone}" not in names
+        assert {f"{kind}/{region}" for region in SITES.regions_of(zone) for kind in ("directory", "postgres")} <= names
+    with pytest.raises(Unable, match="one region"):
+        lay_out(select(FLEET, ["eu-west-1-a"]), Path("/state"), sites=True)
+
+
+@pytest.mark.parametrize("layout", [LAYOUT, THREE, SITES], ids=["postgres", "three", "sites"])
 def test_nothing_of_a_zone_lies_in_another(layout: Layout) -> None:
     """Folders and logs of a process lie below its own zone, and it waits for processes of its own zone only."""
     places = {place.name: place for place in layout.places()}

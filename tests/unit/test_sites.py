@@ -1,0 +1,146 @@
+"""What a site may promise, what a witness keeps, and how sites are named."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kernel.errors import Failure
+from router.placement.entry import NOWHERE, WITNESS, Ballot, Entry, Place, left_of, still_held
+from router.quorum.ballot_file import BallotFile
+from router.quorum.rules import Append, Candidacy, followed, granted, others_needed
+from router.quorum.settings import Sites, sites_of
+from router.quorum.voter import SILENCE_SECONDS, Voter
+from tests.support.clock import ManualClock
+
+places = st.builds(Place, st.integers(0, 4), st.integers(0, 4))
+names = st.sampled_from(("east", "west"))
+ballots = st.builds(Ballot, st.integers(0, 4), st.sampled_from(("", "east", "west")), places)
+
+
+@given(ballots, st.lists(st.builds(Candidacy, names, st.integers(0, 5), places), max_size=6), places)
+def test_a_voter_gives_one_vote_a_term_to_who_lacks_nothing(ballot: Ballot, asked: list[Candidacy], newest: Place) -> None:
+    """Law: terms never fall, nobody who lacks an entry is voted for, and no two in a term."""
+    voted: dict[int, str] = {ballot.term: ballot.voted_for} if ballot.voted_for else {}
+    for one in asked:
+        after = granted(ballot, newest, one)
+        if after is None:
+            continue
+        assert after.term >= ballot.term
+        assert one.last >= newest
+        assert voted.setdefault(after.term, one.site) == one.site
+        ballot = after
+
+
+@given(ballots, st.integers(0, 5))
+def test_a_leader_of_an_older_term_is_not_followed(ballot: Ballot, term: int) -> None:
+    """Law: and a newer one takes no vote along."""
+    after = followed(ballot, term)
+    assert (after is None) == (term < ballot.term)
+    if after is not None:
+        assert (after.term, after.last) == (term, ballot.last)
+        assert after.voted_for == (ballot.voted_for if term == ballot.term else "")
+
+
+@given(st.integers(1, 9))
+def test_any_two_majorities_share_a_site(others: int) -> None:
+    """Law: with this site, and as few as may be."""
+    majority, sites = 1 + others_needed(others), 1 + others
+    assert 2 * majority > sites
+    assert 2 * (majority - 1) <= sites
+
+
+@given(st.integers(1, 4), st.integers(1, 5), st.integers(1, 3), places)
+def test_what_is_left_of_what_was_held_follows_what_is_settled(term: int, first: int, count: int, settled: Place) -> None:
+    """Law: only a stretch of which nothing, or its own beginning, is settled."""
+    entries = [Entry(number, number) for number in range(first, first + count)]
+    place = Place(term, entries[-1].number)
+    left = still_held(place, entries, settled)
+    assert [entry.number for entry in left] in ([], list(range(settled.number + 1, place.number + 1)))
+    if left:
+        assert settled.number < first or settled.term == term
+    assert left == [] or list(left) == list(left_of(entries, settled))
+
+
+async def test_who_hears_a_leader_votes_for_nobody() -> None:
+    """Law: until it has been silent for a while; and who has just voted waits for the one it voted for."""
+    clock = ManualClock()
+    voter = Voter(WITNESS, _Ballots(), clock)
+    assert (await voter.append(Append("east", 1, Place(1, 1)))).accepted
+    asked = Candidacy("west", 2, Place(1, 1))
+    assert not (await voter.vote(asked)).granted
+    clock.advance(SILENCE_SECONDS)
+    assert (await voter.vote(asked)).granted
+    assert not (await voter.vote(Candidacy("east", 3, Place(1, 1)))).granted
+    assert not (await voter.append(Append("east", 1, Place(1, 1)))).accepted
+    clock.advance(SILENCE_SECONDS)
+    assert (await voter.vote(Candidacy("east", 3, Place(1, 1)))).granted
+
+
+class _Ballots:
+    """A disk in memory."""
+
+    def __init__(self) -> None:
+        self.kept = Ballot()
+
+    async def ballot(self) -> Ballot:
+        return self.kept
+
+    async def promise(self, ballot: Ballot) -> None:
+        self.kept = ballot
+
+
+async def test_a_witness_knows_how_far_the_zone_is() -> None:
+    """Law: by what it is asked to hold and by what is settled elsewhere, and never less; who lacks that cannot lead."""
+    clock, ballots = ManualClock(), _Ballots()
+    voter = Voter(WITNESS, ballots, clock)
+    await voter.append(Append("east", 1, Place(1, 4)))
+    await voter.append(Append("east", 1, Place(1, 4), Place(1, 6)))
+    await voter.append(Append("east", 1, Place(1, 5)))
+    assert ballots.kept.last == Place(1, 6)
+    clock.advance(SILENCE_SECONDS)
+    assert not (await voter.vote(Candidacy("west", 2, Place(1, 5)))).granted
+    assert (await voter.vote(Candidacy("west", 2, Place(1, 6)))).granted
+
+
+async def test_a_witness_that_cannot_read_its_promises_makes_none(tmp_path: Path) -> None:
+    """Law: what was promised is there after a restart; a torn file is refused by name, not taken for a blank one."""
+    path = tmp_path / "witness" / "ballot.json"
+    promised = Ballot(3, "east", Place(2, 9))
+    await BallotFile(path).promise(promised)
+    assert await BallotFile(path).ballot() == promised
+    await BallotFile(path).promise(replace(promised, term=4))
+    assert [file.name for file in path.parent.iterdir()] == ["ballot.json"]
+    path.write_text(path.read_text()[:-3])
+    with pytest.raises(Failure, match=r"ballot\.json"):
+        BallotFile(path)
+
+
+def test_sites_are_named_with_their_addresses() -> None:
+    """Law: the first one founds the zone; its own address is not among the others'."""
+    found = sites_of("east=a:1,west=b:2,witness=c:3", "west")
+    assert found == Sites("west", {"east": "a:1", "witness": "c:3"}, "east")
+    assert Place(0, 1) > NOWHERE
+
+
+@pytest.mark.parametrize(
+    ("text", "own", "why"),
+    [
+        ("east=a:1,west=b:2,witness=c:3", "north", "is not among"),
+        ("east=a:1,west=b:2,witness=c:3", "", "has no name"),
+        ("east=a:1,west=b:2", "east", "at least 3"),
+        ("east=a:1,west=b:2,north=c:3", "east", "witness"),
+        ("witness=c:3,east=a:1,west=b:2", "east", "cannot be the first"),
+        ("east=a:1,east=b:2,witness=c:3", "east", "twice"),
+        ("east=a,west=b:2,witness=c:3", "east", "host:port"),
+        ("east", "east", "host:port"),
+    ],
+)
+def test_wrong_sites_are_refused_with_the_reason(text: str, own: str, why: str) -> None:
+    """Law: before anything is promised to anybody."""
+    with pytest.raises(ValueError, match=why):
+        sites_of(text, own)
