@@ -138,12 +138,12 @@ class Found:
 
 
 @contextlib.asynccontextmanager
-async def fleet() -> AsyncIterator[LocalFleet]:
-    """Two cells of a zone in a temporary folder, erased afterwards."""
+async def fleet(*, sites: bool = False) -> AsyncIterator[LocalFleet]:
+    """Two cells of a zone in a temporary folder, erased afterwards. With `sites` both regions keep the zone's directory."""
     state = tempfile.mkdtemp(prefix="dataflow-bench-", dir="/tmp")  # short, for socket paths
     os.chmod(state, 0o711)  # noqa: S103  # PostgreSQL may run as another user
     try:
-        async with LocalFleet(Path(state), free_block(PORTS_TOTAL), cells=(HOME, TARGET)) as made:
+        async with LocalFleet(Path(state), free_block(PORTS_TOTAL), cells=(HOME, TARGET), sites=sites) as made:
             await made.wait_until_ready(_READY_SECONDS)
             yield made
     finally:

@@ -35,7 +35,8 @@ from kernel.clock import SECOND
 BATCH: Final = 20
 PEERS_SHARE: Final = 0.25  # of the load: the peer's own tenants
 TENANTS_OF_LOST, TENANTS_OF_PEER = range(6), range(6, 8)
-EDGE_OF_LOST: Final = "eu-west-1"
+REGION: Final = "eu-west-1"
+OTHER_DIRECTORY: Final = "directory/eu-central-1"
 _RATE_FREE: Final = 1e6
 _LIVE_SECONDS: Final = 60.0
 _UP_SECONDS: Final = 120.0
@@ -160,15 +161,16 @@ def load_of(rate: float) -> Load:
 
 def killed_in(scenario: Scenario) -> tuple[str, ...]:
     """The processes of the region that a scenario takes away."""
-    edge = (f"envoy/{EDGE_OF_LOST}", f"agent/{EDGE_OF_LOST}") if scenario == "edge-lost" else ()
-    return (f"cell/{LOST}", f"postgres/{LOST}", *edge)
+    rest = (f"envoy/{REGION}", f"agent/{REGION}", f"directory/{REGION}", f"postgres/{REGION}") if scenario == "edge-lost" else ()
+    return (f"cell/{LOST}", f"postgres/{LOST}", *rest)
 
 
 async def lose(scenario: Scenario, how: How, say: Callable[[str], None]) -> Loss:
     """The whole story, on a fleet of its own."""
-    say(f"{scenario}: starting two cells, their edges, a directory")
+    say(f"{scenario}: starting two cells, their edges, a directory in both regions")
     async with contextlib.AsyncExitStack() as stack:
-        made = await stack.enter_async_context(fleet())
+        made = await stack.enter_async_context(fleet(sites=True))
+        await _have_it_lead(made)
         webs = [await stack.enter_async_context(_session(made)) for _ in range(_SESSIONS)]
         tenants = await _tenants(made)
         await _wait_until_live(webs[0], tenants)
@@ -177,6 +179,21 @@ async def lose(scenario: Scenario, how: How, say: Callable[[str], None]) -> Loss
         room = Room(made, webs[0], tenants, run, schedule, clients)
         async with _watching(made, PEER) as peer, _sending(clients) as sending:
             return await _told(room, scenario, how, peer, sending, say)
+
+
+async def _have_it_lead(made: LocalFleet) -> None:
+    """The directory of the region that is going to be lost leads. Raises TimeoutError."""
+    made.hold(OTHER_DIRECTORY)
+    made.kill(OTHER_DIRECTORY)
+    port = made.layout.ports[f"directory-http/{REGION}"]
+    async with asyncio.timeout(_UP_SECONDS), aiohttp.ClientSession() as web:
+        while True:
+            async with web.get(f"http://127.0.0.1:{port}/status") as answer:
+                if (await answer.json())["leads"]:
+                    break
+            await asyncio.sleep(_LOOK_SECONDS)
+    made.release(OTHER_DIRECTORY)
+    await made.wait_until_ready(_UP_SECONDS)
 
 
 def _session(made: LocalFleet) -> aiohttp.ClientSession:

@@ -118,8 +118,7 @@ class Election:
             self.log.info("leads no more", term=term, why=str(failure))
         finally:
             leader.over.set()
-            self.site.leads, self._leader = False, None
-            self.site.heard_at = self.site.clock.monotonic()  # the others have a while to find another one
+            self._leader = None
             stopping.cancel()
             await asyncio.gather(running, stopping, return_exceptions=True)
             self.log.info("stands back", term=term)

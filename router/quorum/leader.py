@@ -71,6 +71,8 @@ class Leader:
                 if len(self._near(self.site.peers)) < others_needed(len(self.site.peers)):
                     self.over.set()
         finally:
+            self.site.leads = False  # at once: what the directory still has to end keeps nobody from another leader
+            self.site.heard_at = self.site.clock.monotonic()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
