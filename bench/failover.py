@@ -5,8 +5,8 @@
 
 The zone eu with its two cells, which stand by for each other; clients insist until they are acknowledged. All processes of a region are
 killed at once and stay away; a while later the directory fails its cell over to the peer; later still the region comes back with its
-disks. `edge-alive` leaves the region its edge, `edge-lost` takes that too, and the directory that leads the zone. Exit code 2 when anything was
-lost, stored twice or missing outside the gap that was told; 1 when a promise was missed.
+disks. `edge-alive` leaves the region its edge, `edge-lost` takes that too, and the directory that leads the zone. Exit code 2 when
+anything was lost, stored twice or missing outside the gap that was told; 1 when a promise was missed.
 """
 
 from __future__ import annotations
