@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from cli.commands import demo, directory, events, fleet, keys, moves, tenants
+from cli.commands import demo, directory, events, fleet, keys, moves, sites, tenants
 from cli.errors import Unable
 
 
@@ -15,7 +15,7 @@ def dataflow() -> None:
     """A multi-region customer data platform on this machine: start it, make tenants, look at events."""
 
 
-_GROUPS = (tenants.tenants, keys.sources, keys.keys, events.events, directory.cells, moves.moves, directory.audit)
+_GROUPS = (tenants.tenants, keys.sources, keys.keys, events.events, directory.cells, moves.moves, sites.sites, directory.audit)
 for _command in (*fleet.COMMANDS, *_GROUPS, demo.demo):
     dataflow.add_command(_command)
 

@@ -86,10 +86,15 @@ class _Directory:
         """For a person."""
         told = {"role": "directory", "zone": self.own.zone, "leads": self.mirror is not None}
         if self.site is not None:
-            told |= {"site": self.site.name, "leader": self.site.leader if self.site.hears else ""}
+            told |= _heard(self.site)
         if self.mirror is not None:
             told |= {"revision": self.mirror.table.revision, "tenants": len(self.mirror.table.tenants)}
         return told
+
+
+def _heard(voter: Voter) -> dict[str, object]:
+    """What a site knows of its zone's directory, for a person."""
+    return {"site": voter.name, "leader": voter.leader if voter.hears else "", "term": voter.told.term, "entry": voter.told.number}
 
 
 async def run_directory(own: config.DirectorySettings, stop: asyncio.Event) -> None:
@@ -212,8 +217,7 @@ async def run_witness(own: config.WitnessSettings, stop: asyncio.Event) -> None:
         return {"drain": "stopping"} if stop.is_set() else {}
 
     def status() -> dict[str, object]:
-        leader = voter.leader if voter is not None and voter.hears else ""
-        return {"role": "witness", "zone": own.zone, "cells": sorted(observer.cells), "leader": leader}
+        return {"role": "witness", "zone": own.zone, "cells": sorted(observer.cells)} | ({} if voter is None else _heard(voter))
 
     async with probes.serving(probes.application(problems, status, meter.exposition), *config.address(own.http_address)):
         server = None

@@ -86,6 +86,12 @@ class Access:
         """May watch the zone's placement."""
         return self.state.secret(self.zone(zone), "follower-token")
 
+    def sites(self, zone: str) -> list[tuple[str, int]]:
+        """Who keeps the zone's directory, and the witness, each with the port of its pages. One process alone has the zone's name."""
+        name, ports = self.zone(zone), self.layout.ports
+        found = [(owner, ports[f"directory-http/{owner}"]) for owner in self.layout.directories(name)]
+        return [*found, ("witness", ports[f"witness-http/{name}"])]
+
     def directory(self, zone: str) -> Directory:
         """A client of the zone's directory; close it."""
         ports = (self.layout.ports[f"directory-grpc/{owner}"] for owner in self.layout.directories(self.zone(zone)))

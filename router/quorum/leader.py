@@ -52,7 +52,7 @@ class Leader:
         except BaseException:
             self.over.set()
             raise
-        self._tell()
+        self._tell(place)
 
     async def finish(self) -> None:
         """Brings to its end what a leader before this one began. Raises Failure(STORE_UNAVAILABLE)."""
@@ -61,6 +61,7 @@ class Leader:
             async with self.agreed(held[1]):
                 for entry in held[1]:
                     await self.site.replica.settle(Place(self.term, entry.number), entry)
+        self._tell(Place(self.term, (await self.site.replica.settled()).number))
 
     async def run(self) -> None:
         """Until it is over."""
@@ -120,6 +121,7 @@ class Leader:
         now = self.site.clock.monotonic()
         return [name for name in names if now - self._answered[name] < SILENCE_SECONDS]
 
-    def _tell(self) -> None:
+    def _tell(self, place: Place) -> None:
+        self.site.told = place
         for news in self._news.values():
             news.set()

@@ -23,6 +23,7 @@ class Voter:
         self.clock = clock
         self.heard_at = clock.monotonic()
         self.leader = ""
+        self.told = NOWHERE  # the newest word of a leader: its term, and up to where the zone was settled
         self._ballots = ballots
         self._lock = asyncio.Lock()
 
@@ -61,6 +62,7 @@ class Voter:
 
     def _hear(self, append: Append) -> None:
         self.heard_at, self.leader = self.clock.monotonic(), append.site
+        self.told = Place(append.term, append.settled.number)
 
 
 def newest(ballot: Ballot, settled: Place) -> Ballot:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
+import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -302,3 +304,22 @@ async def test_a_lost_region_is_failed_over_by_a_majority_of_sites() -> None:
         _told([client])
         await room.wait_until_kept(source, PEER, client.acknowledged)
         await room.wait_until_kept(source, LOST, client.acknowledged)
+
+
+async def test_who_leads_is_shown(room: Room) -> None:
+    """Law: one of a zone's sites, whom all hear in one term; the command line says of it what its own page says."""
+    await room.have_it_lead(REGION)
+    argv = (sys.executable, "-m", "cli.main", "sites", "list", "--output", "json", "--state", str(room.running.state))
+
+    async def told() -> list[dict[str, object]]:
+        process = await asyncio.create_subprocess_exec(*argv, stdout=asyncio.subprocess.PIPE)
+        said, _ = await process.communicate()
+        return [json.loads(line) for line in said.splitlines()]
+
+    async def agree() -> bool:
+        found = await told()
+        return [one.get("leader") for one in found] == [REGION] * 3 and len({(one["term"], one["entry"]) for one in found}) == 1
+
+    await eventually(agree, "all sites hear the one that leads, and are where it is", 20)
+    found = await told()
+    assert {one["site"]: one.get("leads", False) for one in found} == {"eu-central-1": False, REGION: True, "witness": False}
