@@ -1,4 +1,4 @@
-"""Builds the router's processes: `python -m router.app --role directory|agent`. Settings come from the environment (router/config.py)."""
+"""Builds the router's processes: `python -m router.app --role directory|agent|witness`. Settings are read by router/config.py."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from kernel.clock import Clock
-from kernel.errors import Failure
+from kernel.errors import Failure, Reason
 from kernel.ids import CellId, TenantId
 from kernel.metrics import Meter
 from kernel.process import lifecycle, logs
@@ -74,10 +74,13 @@ class _Directory:
     health: lifecycle.Health = field(default_factory=lifecycle.Health)
     mirror: Mirror | None = None
     site: Site | None = None
+    stop: asyncio.Event | None = None
 
     def problems(self) -> dict[str, str]:
         """Why it is not ready."""
         found = dict(self.health.problems)
+        if self.stop is not None and self.stop.is_set():
+            found["drain"] = "stopping"
         if self.site is not None and not self.site.hears:
             found["leader"] = "this site hears no leader, and no majority would have it lead"
         return found
@@ -101,7 +104,7 @@ async def run_directory(own: config.DirectorySettings, stop: asyncio.Event) -> N
     """The zone's directory, or one site's part of it."""
     log = logs.configure("directory", own.log_level).bind(zone=own.zone)
     quorum = own.quorum()
-    parts = _Directory(own, own.topology(), own.tokens(), Signer(own.signing_key()), log)
+    parts = _Directory(own, own.topology(), own.tokens(), Signer(own.signing_key()), log, stop=stop)
     pages = probes.application(parts.problems, parts.status, parts.meter.exposition)
     if quorum is None:
         async with open_store(own.directory_dsn, own.zone) as store, probes.serving(pages, *config.address(own.http_address)):
@@ -117,7 +120,7 @@ async def _agree(parts: _Directory, quorum: config.Quorum, replica: PostgresRepl
     zone, sites = parts.own.zone, quorum.sites
     peers = {name: GrpcPeer(zone, name, address, quorum.token) for name, address in sites.others.items()}
     site = parts.site = Site(sites.own, replica, peers, SystemClock())
-    election = Election(site, sites.own == sites.founder, random.random, parts.log)
+    election = Election(site, sites.own == sites.founder, random.random, parts.meter, parts.log)
     replica.agrees = election
     server = await quorum_api.serve(QuorumGrpc(zone, quorum.token, site, replica), quorum.address)
     parts.health.set("start", None)
@@ -131,7 +134,14 @@ async def _agree(parts: _Directory, quorum: config.Quorum, replica: PostgresRepl
 async def _lead(parts: _Directory, store: Store, stop: asyncio.Event) -> None:
     """Until `stop`: mirror, moves and gRPC; drained in the opposite order."""
     own, log, meter, clock = parts.own, parts.log, parts.meter, SystemClock()
-    revision = await store.adopt(parts.topology)
+    try:
+        revision = await store.adopt(parts.topology)
+    except Failure as failure:
+        if failure.reason is not Reason.SNAPSHOT_REFUSED or parts.site is None:
+            raise
+        # The other site knew of more cells. Whoever is left has to lead with what all agreed on.
+        revision = await store.revision()
+        log.error("leads with the cells that are known, not with those of its file", why=str(failure))
     mirror = parts.mirror = await open_mirror(store, meter)
     cells = GrpcCells(lambda name: mirror.table.cells.get(name), parts.signer, clock)
     moves = Executor(_moving(store, cells, clock, meter, log, mirror))
@@ -146,8 +156,6 @@ async def _lead(parts: _Directory, store: Store, stop: asyncio.Event) -> None:
         parts.health.set("start", None)
         log.info("serving", bind=own.grpc_address, revision=revision, tenants=len(mirror.table.tenants))
         await _until(stop, following)
-        if parts.site is None:
-            parts.health.set("drain", "stopping")
         await server.drain(DRAIN_SECONDS)
     finally:
         parts.mirror = None

@@ -67,6 +67,8 @@ class DirectorySettings:
 
     def quorum(self) -> Quorum | None:
         """How it agrees with other sites; None when it is alone. Raises BadSettings."""
+        if self.sites and self.site == WITNESS:
+            raise settings.BadSettings([f"DATAFLOW_SITE: a directory is no {WITNESS}"])
         return _quorum(self.sites, self.site, self.quorum_address, self.quorum_token_file) if self.sites else None
 
     def topology(self) -> Topology:

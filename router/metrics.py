@@ -142,8 +142,16 @@ DIRECTORY_LEADS = Metric(
     "1 while this site's directory leads its zone: it alone answers, and changes anything",
     "0 at every site of a zone for a minute: no majority of its sites is up, see the runbook directory-has-no-leader",
 )
+DIRECTORY_SITE_CONNECTED = Metric(
+    "dataflow_directory_site_connected",
+    "gauge",
+    "told by the leader: 1 while another site of the zone answers it",
+    "0: one more loss and nothing can be changed; see `dataflow sites list` and the runbook directory-has-no-leader",
+    ("site",),
+)
 DIRECTORY: Final = (
     DIRECTORY_LEADS,
+    DIRECTORY_SITE_CONNECTED,
     DIRECTORY_REVISION,
     DIRECTORY_CALLS,
     DIRECTORY_WATCHERS,

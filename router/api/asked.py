@@ -45,8 +45,8 @@ def rate(field: str, value: float) -> float:
 
 def pin(message: pb.Pin) -> Pin:
     """A pin that says why."""
-    if not message.reason or len(message.reason) > limits.PIN_REASON_CHARS_MAX:
-        raise Failure(Reason.INVALID_FIELD, f"pin.reason: 1 to {limits.PIN_REASON_CHARS_MAX} characters say why")
+    if not message.reason or len(message.reason) > limits.PIN_REASON_CHARS_MAX or not message.reason.isprintable():
+        raise Failure(Reason.INVALID_FIELD, f"pin.reason: 1 to {limits.PIN_REASON_CHARS_MAX} printable characters say why")
     return codec.parse_pin(message)
 
 

@@ -11,11 +11,14 @@ import msgspec
 
 from kernel.chain import Link
 from kernel.clock import Micros
+from kernel.errors import Failure, Reason
 from router.placement.store import Deed
 from router.placement.table import Tenant, Topology
 
 WITNESS: Final = "witness"
 """The name of the site that is no region: it looks and votes, and keeps nothing of the zone."""
+FORM: Final = 1
+"""Raised with every change of what an entry holds: a site that does not know a form keeps nothing of it, instead of a part."""
 ENTRIES_KEPT: Final = 10_000
 ENTRIES_READ_MAX: Final = 200
 
@@ -52,6 +55,7 @@ class Entry:
     topology: Topology | None = None
     deed: Link[Deed] | None = None
     request: Request | None = None
+    form: int = FORM
 
 
 def encode(entry: Entry) -> bytes:
@@ -60,8 +64,8 @@ def encode(entry: Entry) -> bytes:
 
 
 def decode(data: bytes | str) -> Entry:
-    """Raises ValueError."""
-    return msgspec.json.decode(data, type=Entry)
+    """Raises ValueError; Failure(STORE_UNAVAILABLE) for a form that only a newer version knows."""
+    return _known(msgspec.json.decode(data, type=Entry))
 
 
 def encode_all(entries: Sequence[Entry]) -> bytes:
@@ -70,8 +74,14 @@ def encode_all(entries: Sequence[Entry]) -> bytes:
 
 
 def decode_all(data: bytes | str) -> tuple[Entry, ...]:
-    """Raises ValueError."""
-    return msgspec.json.decode(data, type=tuple[Entry, ...])
+    """As `decode`."""
+    return tuple(map(_known, msgspec.json.decode(data, type=tuple[Entry, ...])))
+
+
+def _known(entry: Entry) -> Entry:
+    if entry.form > FORM:
+        raise Failure(Reason.STORE_UNAVAILABLE, f"an entry of form {entry.form}, of which this version knows {FORM}")
+    return entry
 
 
 def left_of(entries: Sequence[Entry], settled: Place) -> Sequence[Entry]:
@@ -84,7 +94,7 @@ def still_held(place: Place, entries: Sequence[Entry], settled: Place) -> Sequen
     """Those of entries that were held up to `place` which are not settled. None when something else is settled in the place of the first
     ones: then a newer leader's entries have taken theirs."""
     begun = bool(entries) and entries[0].number <= settled.number
-    return [] if begun and settled.term != place.term else left_of(entries, settled)
+    return [] if begun and settled.term > place.term else left_of(entries, settled)
 
 
 def check_follows(entry: Entry, number: int, revision: int, head: bytes) -> None:

@@ -171,9 +171,16 @@ class MemoryStore:
         """See the port."""
         return self._settled
 
+    async def restate(self, place: Place) -> None:
+        """See the port."""
+        if place.number == self._settled.number:
+            self._settled = max(place, self._settled)
+
     async def settle(self, place: Place, entry: Entry) -> None:
         """See the port."""
         async with self._turn:
+            if entry.number <= self._settled.number:
+                return
             check_follows(entry, self._settled.number, self._revision, self._head().hash)
             self._settle(place, entry)
 

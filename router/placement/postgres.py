@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,17 +16,16 @@ import msgspec
 from kernel import limits
 from kernel.chain import BEGINNING, Head, Link, link
 from kernel.clock import SECOND
-from kernel.epoch import Epoch
 from kernel.errors import Failure, Reason
 from kernel.ids import CellId, KeyHash, SourceId, TenantId, ZoneName
-from kernel.limits import Plan
 from kernel.queries import parse
 from router.placement.capacity import NOTHING, Loads
 from router.placement.entry import Entry, Place, Request
+from router.placement.postgres_rows import json_of, keys_of, link_of, parse_tenant, parse_topology, tenant_of
 from router.placement.replica import Agrees
 from router.placement.steps import RevokeKey, Step, View, credentials
 from router.placement.store import AUDIT_ENTRIES_MAX, CHANGES_KEPT, REPLAY_CHANGES_MAX, Change, Deed, Done, Intent, answered, deed_of
-from router.placement.table import BEFORE_SWITCH, Credential, Move, Pin, Source, Table, Tenant, Topology
+from router.placement.table import BEFORE_SWITCH, Credential, Move, Source, Table, Tenant, Topology
 from router.placement.turns import Asked, Turns
 
 _FOLDER: Final = Path(__file__).parent / "sql"
@@ -35,7 +34,6 @@ _LOCK: Final = 7301
 _COMMAND_SECONDS: Final = 10.0
 _CONNECTIONS_MAX: Final = 4
 _LOST: Final = (OSError, TimeoutError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.OperatorInterventionError)
-_EMPTY: Final = Topology((), ())
 
 
 async def migrate(dsn: str) -> None:
@@ -150,6 +148,15 @@ class PostgresStore:
                 yield connection
 
     async def _make(self, together: Sequence[Asked[_Change]]) -> None:
+        """Raises Failure(STORE_UNAVAILABLE): then none of them is kept, or nobody knows, and somebody else had better lead."""
+        try:
+            await self._make_all(together)
+        except Failure:
+            if self.agrees is not None:
+                self.agrees.give_up()
+            raise
+
+    async def _make_all(self, together: Sequence[Asked[_Change]]) -> None:
         """The zone's row is locked first, so that no other process's step comes between. Entries are written, then agreed on, then
         committed: what the database refuses is never proposed to anybody."""
         with failures():
@@ -183,6 +190,9 @@ class PostgresStore:
                 answer, entry = await change.take(connection, zone)
                 if entry is not None:
                     await self.write(connection, entry)
+        except asyncpg.DataError as error:
+            await savepoint.rollback()
+            return Failure(Reason.INVALID_FIELD, f"the store cannot keep it: {error}")
         except Failure as failure:
             if failure.reason is Reason.STORE_UNAVAILABLE:
                 raise
@@ -243,7 +253,7 @@ class PostgresStore:
         if entry.topology is not None:
             await self._set_topology(connection, entry.topology)
         if entry.tenant is not None or entry.topology is not None:
-            body = None if entry.tenant is None else _json(entry.tenant)
+            body = None if entry.tenant is None else json_of(entry.tenant)
             await connection.execute(SQL["log_change"], self._zone, entry.revision, body)
             await connection.execute(SQL["trim_changes"], self._zone, entry.revision - self._changes_kept)
         if entry.deed is not None:
@@ -259,7 +269,7 @@ class PostgresStore:
         await connection.execute(SQL["add_entry"], self._zone, deed.seq, *deed.fields, deed.prev_hash, deed.hash)
 
     async def _add_request(self, connection: Any, one: Request) -> None:
-        told = (one.id, one.fingerprint, one.at, one.revision, _json(one.tenant))
+        told = (one.id, one.fingerprint, one.at, one.revision, json_of(one.tenant))
         await connection.execute(SQL["add_request"], self._zone, *told)
 
     async def settle_at(self, connection: Any, place: Place, entries: Sequence[Entry]) -> None:
@@ -302,7 +312,7 @@ class PostgresStore:
             if source.name not in had:
                 await connection.execute(SQL["add_source"], self._zone, after.name, source.name, source.slug)
         known = {} if held is None else {key.hash: key for key in credentials(held)}
-        for name, key in _keys(after):
+        for name, key in keys_of(after):
             if key.hash not in known:
                 await connection.execute(SQL["add_key"], key.hash, self._zone, after.name, name, key.revoked)
             elif key != known[key.hash]:
@@ -330,65 +340,19 @@ class PostgresStore:
             held = tuple(keys.get((row["tenant"], row["name"]), ()))
             sources.setdefault(row["tenant"], []).append(Source(SourceId(row["name"]), row["slug"], held))
         return [
-            _tenant_of(self._zone, row, sources.get(row["name"], ()), keys.get((row["name"], None), ()))
+            tenant_of(self._zone, row, sources.get(row["name"], ()), keys.get((row["name"], None), ()))
             for row in await connection.fetch(SQL["tenants"], self._zone, name)
         ]
 
 
 @contextlib.contextmanager
 def failures() -> Any:
-    """What PostgreSQL raises, as Failure(KEY_EXISTS, STORE_UNAVAILABLE)."""
+    """What PostgreSQL raises, as Failure(KEY_EXISTS, STORE_UNAVAILABLE); but for what lies in the data."""
     try:
         yield
+    except asyncpg.DataError:
+        raise
     except asyncpg.UniqueViolationError as error:
         raise Failure(Reason.KEY_EXISTS) from error
-    except _LOST as error:
+    except (*_LOST, asyncpg.PostgresError) as error:
         raise Failure(Reason.STORE_UNAVAILABLE, type(error).__name__) from error
-
-
-def _tenant_of(zone: ZoneName, row: Any, sources: Iterable[Source], read_keys: Iterable[Credential]) -> Tenant:
-    return Tenant(
-        name=TenantId(row["name"]),
-        zone=zone,
-        cell=CellId(row["cell"]),
-        epoch=Epoch(row["epoch"]),
-        suspended=row["suspended"],
-        plan=msgspec.json.decode(row["plan"], type=Plan),
-        dedicated_schema=row["dedicated_schema"],
-        sources=tuple(sources),
-        read_keys=tuple(read_keys),
-        demand=row["demand"],
-        pinned=None if row["pin"] is None else Pin(CellId(row["pin"]), row["pin_reason"], row["pin_expires_at"]),
-        since=row["revision"],
-        fenced=row["fenced"],
-        move=None if row["move"] is None else msgspec.json.decode(row["move"], type=Move),
-        standby=None if row["standby"] is None else CellId(row["standby"]),
-    )
-
-
-def _keys(tenant: Tenant) -> Iterator[tuple[SourceId | None, Credential]]:
-    """Each key with its source; a read key has none."""
-    for source in tenant.sources:
-        for key in source.write_keys:
-            yield source.name, key
-    for key in tenant.read_keys:
-        yield None, key
-
-
-def link_of(row: Any) -> Link[Deed]:
-    """An entry of the audit chain."""
-    return Link(row["seq"], Deed(*(row[name] for name in Deed._fields)), row["prev_hash"], row["hash"])
-
-
-def parse_tenant(body: str) -> Tenant:
-    """From its JSON."""
-    return msgspec.json.decode(body, type=Tenant)
-
-
-def _json(tenant: Tenant) -> str:
-    return msgspec.json.encode(tenant).decode()
-
-
-def parse_topology(body: str | None) -> Topology:
-    """From its JSON; an empty one from none."""
-    return _EMPTY if body is None else msgspec.json.decode(body, type=Topology)

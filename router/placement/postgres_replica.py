@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
+from kernel.errors import Failure, Reason
 from kernel.ids import ZoneName
 from router.placement.entry import (
     ENTRIES_KEPT,
@@ -22,17 +23,20 @@ from router.placement.entry import (
     encode_all,
     still_held,
 )
-from router.placement.postgres import SQL, PostgresStore, failures, link_of, open_pool, parse_tenant, parse_topology
+from router.placement.postgres import SQL, PostgresStore, failures, open_pool
+from router.placement.postgres_rows import link_of, parse_tenant, parse_topology
 from router.placement.store import AUDIT_ENTRIES_MAX
 
-_CHUNK_TENANTS: Final = 500
+_CHUNK_TENANTS: Final = 100
+_PAGE_BYTES_MAX: Final = 8 * 1024 * 1024
 _FORGET: Final = ("keys", "sources", "tenants", "changes", "requests", "audit", "entries")
 
 
 @contextlib.asynccontextmanager
 async def open_replica(dsn: str, zone: ZoneName) -> AsyncIterator[PostgresReplica]:
-    """As `open_store`."""
+    """As `open_store`. A zone that only the code before sites has changed has no number yet; other sites are to take a copy of it."""
     async with open_pool(dsn, zone) as pool:
+        await pool.execute(SQL["number"], zone)
         yield PostgresReplica(pool, zone)
 
 
@@ -48,13 +52,13 @@ class PostgresReplica(PostgresStore):
     async def promise(self, ballot: Ballot) -> None:
         """See the port."""
         with failures():
-            await self._pool.execute(SQL["promise"], self._zone, ballot.term, ballot.voted_for, *ballot.last)
+            _check_kept(await self._pool.execute(SQL["promise"], self._zone, ballot.term, ballot.voted_for, *ballot.last))
 
     async def hold(self, ballot: Ballot, entries: Sequence[Entry]) -> None:
         """See the port."""
         with failures():
             body = encode_all(entries).decode()
-            await self._pool.execute(SQL["hold"], self._zone, ballot.term, ballot.voted_for, *ballot.last, body)
+            _check_kept(await self._pool.execute(SQL["hold"], self._zone, ballot.term, ballot.voted_for, *ballot.last, body))
 
     async def held(self) -> tuple[Place, Sequence[Entry]] | None:
         """See the port."""
@@ -72,11 +76,18 @@ class PostgresReplica(PostgresStore):
         with failures():
             return _place(await self._pool.fetchrow(SQL["zone"], self._zone))
 
+    async def restate(self, place: Place) -> None:
+        """See the port."""
+        with failures():
+            await self._pool.execute(SQL["restate"], self._zone, place.term, place.number)
+
     async def settle(self, place: Place, entry: Entry) -> None:
         """See the port."""
         with failures():
             async with self._turn, self._pool.acquire() as connection, connection.transaction():
                 zone: Any = await connection.fetchrow(SQL["lock_zone"], self._zone)
+                if entry.number <= zone["number"]:
+                    return
                 head = await self._head(connection)
                 check_follows(entry, zone["number"], zone["revision"], head.hash)
                 await self.write(connection, entry)
@@ -94,7 +105,9 @@ class PostgresReplica(PostgresStore):
         async with self._reading() as connection:
             settled = _place(await connection.fetchrow(SQL["zone"], self._zone))
             rows = await connection.fetch(SQL["entries"], self._zone, after, limit)
-        if after < settled.number and (not rows or rows[0]["number"] != after + 1):
+        rows = _within(rows)
+        numbers = [row["number"] for row in rows]
+        if numbers != list(range(after + 1, after + 1 + len(rows))) or (after < settled.number and not rows):
             return None
         return [(_place(row), decode(row["body"])) for row in rows]
 
@@ -140,6 +153,22 @@ class PostgresReplica(PostgresStore):
             await self._add_request(connection, request)
         for deed in chunk.deeds:
             await self._add_deed(connection, deed)
+
+
+def _check_kept(status: str) -> None:
+    """Raises Failure(STORE_UNAVAILABLE) when a promise was made behind this one's back: by another process of the same site."""
+    if status != "UPDATE 1":
+        raise Failure(Reason.STORE_UNAVAILABLE, "another process of this site has promised something else")
+
+
+def _within(rows: Sequence[Any]) -> Sequence[Any]:
+    """The first of them, as many as make a page, and one at least."""
+    length = 0
+    for count, row in enumerate(rows):
+        length += len(row["body"])
+        if count and length > _PAGE_BYTES_MAX:
+            return rows[:count]
+    return rows
 
 
 def _ballot(row: Any) -> Ballot:

@@ -13,6 +13,10 @@ from router.placement.store import Store
 class Agrees(Protocol):
     """Who must agree before entries are kept."""
 
+    def give_up(self) -> None:
+        """The disk keeps nothing here: somebody else is to lead."""
+        ...
+
     def agreed(self, entries: Sequence[Entry]) -> AbstractAsyncContextManager[Place]:
         """The block keeps the entries, which follow one another; the place is that of the last one. Raises Failure(STORE_UNAVAILABLE)
         instead of entering it when no majority agrees: whether they are kept later on is not known then."""
@@ -45,8 +49,12 @@ class Replica(Store, Protocol):
         """Of the newest settled entry."""
         ...
 
+    async def restate(self, place: Place) -> None:
+        """The newest settled entry, if it has this number, stands at this place: a later leader had it agreed on again."""
+        ...
+
     async def settle(self, place: Place, entry: Entry) -> None:
-        """Changes the zone as the entry says. Raises ValueError when it does not follow what is settled."""
+        """Changes the zone as the entry says, unless that is settled. Raises ValueError when it does not follow what is settled."""
         ...
 
     async def entries(self, after: int, limit: int = ENTRIES_READ_MAX) -> Sequence[tuple[Place, Entry]] | None:

@@ -1,1 +1,1 @@
-"""How the sites of a zone agree on its directory: Raft with one entry on its way at a time, and a witness that keeps none."""
+"""How the sites of a zone agree on its directory: Raft with one stretch of entries on its way at a time, and a witness that keeps none."""

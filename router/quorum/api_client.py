@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import Final, TypeVar
 
@@ -17,12 +18,16 @@ from router.quorum import codec
 from router.quorum.rules import Append, Appended, Candidacy, Vote
 
 _CALL_SECONDS: Final = 2.0
-_COPY_SECONDS: Final = 600.0
+_CHUNK_SECONDS: Final = 60.0
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", codec.MESSAGE_BYTES_MAX),
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 500),
+    ("grpc.min_reconnect_backoff_ms", 1_000),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.keepalive_time_ms", 2_000),
+    ("grpc.keepalive_timeout_ms", 1_000),
+    ("grpc.keepalive_permit_without_calls", 1),
 )
 Answer = TypeVar("Answer")
 
@@ -45,7 +50,7 @@ class GrpcPeer:
         """See the port."""
         request = codec.candidacy(self._zone, asked)
         answer = await self._asked(self._stub.RequestVote(request, metadata=self._metadata, timeout=_CALL_SECONDS))
-        return Vote(answer.granted, answer.term)
+        return Vote(answer.granted, answer.term, answer.blank)
 
     async def append(self, append: Append) -> Appended:
         """See the port."""
@@ -63,8 +68,13 @@ class GrpcPeer:
         """See the port."""
         request = pb.ReadCopyRequest(zone=self._zone)
         try:
-            async for message in self._stub.ReadCopy(request, metadata=self._metadata, timeout=_COPY_SECONDS):
+            call = self._stub.ReadCopy(request, metadata=self._metadata)
+            chunks = aiter(call)
+            while (message := await asyncio.wait_for(anext(chunks, None), _CHUNK_SECONDS)) is not None:
                 yield msgspec.json.decode(message.chunk, type=Chunk)
+        except TimeoutError as error:
+            call.cancel()
+            raise Failure(Reason.STORE_UNAVAILABLE, f"site {self._site}: its copy does not go on") from error
         except grpc.aio.AioRpcError as error:
             raise self._lost(error) from error
 

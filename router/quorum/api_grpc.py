@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any, Final, TypeVar
 
 import grpc
@@ -24,6 +25,7 @@ _OPTIONS: Final = (
     ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", codec.MESSAGE_BYTES_MAX),
     ("grpc.max_send_message_length", codec.MESSAGE_BYTES_MAX),
+    ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
 )
 Answer = TypeVar("Answer")
 
@@ -43,7 +45,7 @@ class QuorumGrpc(quorum_pb2_grpc.QuorumServiceServicer):
         async def answer() -> pb.RequestVoteResponse:
             self._check(request.zone, context)
             vote = await self._voter.vote(codec.candidacy_of(request))
-            return pb.RequestVoteResponse(granted=vote.granted, term=vote.term)
+            return pb.RequestVoteResponse(granted=vote.granted, term=vote.term, blank=vote.blank)
 
         return await _answer(context, answer())
 
@@ -104,9 +106,10 @@ async def serve(servicer: QuorumGrpc, bind: str) -> grpc.aio.Server:
     return server
 
 
-async def _answer(context: Any, answer: Awaitable[Answer]) -> Answer:
+async def _answer(context: Any, answer: Coroutine[Any, Any, Answer]) -> Answer:
+    """A caller that hangs up stops nothing halfway: what a site promises is on its disk before the next one is promised."""
     try:
-        return await answer
+        return await asyncio.shield(asyncio.ensure_future(answer))
     except Failure as failure:
         await context.abort_with_status(rpc_status.to_status(status_of(failure)))
         raise

@@ -19,18 +19,25 @@ class BallotFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._kept = self._read()
+        self._writing: asyncio.Future[None] | None = None
 
     async def ballot(self) -> Ballot:
         """See the port."""
+        await self._wait_until_written()
         return self._kept
 
     async def promise(self, ballot: Ballot) -> None:
-        """See the port."""
+        """See the port. It goes on when it is not waited for any more."""
+        await self._wait_until_written()
+        self._writing = asyncio.ensure_future(asyncio.to_thread(self._write, ballot))
         try:
-            await asyncio.to_thread(self._write, ballot)
+            await asyncio.shield(self._writing)
         except OSError as error:
             raise Failure(Reason.STORE_UNAVAILABLE, f"{self._path}: {error.strerror}") from error
-        self._kept = ballot
+
+    async def _wait_until_written(self) -> None:
+        if self._writing is not None and not self._writing.done():
+            await asyncio.wait((self._writing,))
 
     def _read(self) -> Ballot:
         try:
@@ -53,3 +60,4 @@ class BallotFile:
             os.fsync(folder)
         finally:
             os.close(folder)
+        self._kept = ballot

@@ -10,7 +10,7 @@ from router.placement import entry as stored
 from router.placement.entry import Entry, Place
 from router.quorum.rules import Append, Candidacy
 
-MESSAGE_BYTES_MAX: Final = 16 * 1024 * 1024
+MESSAGE_BYTES_MAX: Final = 64 * 1024 * 1024
 """Of one message between sites: an entry is a tenant, and a message has at most some hundred of them."""
 
 

@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final
 
 from kernel.errors import Failure, Reason
+from kernel.metrics import Meter
 from router.placement.entry import NOWHERE, Entry, Place
-from router.quorum.leader import Leader
+from router.quorum.leader import Leader, Log
 from router.quorum.peers import Peer
-from router.quorum.rules import Candidacy, Vote, others_needed
+from router.quorum.rules import Candidacy, Vote, elected
 from router.quorum.site import Site, no_majority
 from router.quorum.voter import SILENCE_SECONDS
 
@@ -22,12 +23,8 @@ _SILENCE_SPREAD_SECONDS: Final = 1.5
 _AGAIN_SECONDS: Final = 0.5
 
 
-class Log(Protocol):
-    """A structured logger."""
-
-    def info(self, event: str, **values: object) -> None:
-        """What happened."""
-        ...
+class ComeApart(Exception):
+    """This site keeps something else than the others: nobody may hide that."""
 
 
 @dataclass
@@ -37,6 +34,7 @@ class Election:
     site: Site
     founder: bool
     random: Callable[[], float]
+    meter: Meter
     log: Log
     _leader: Leader | None = None
     _term_seen: int = 0
@@ -55,6 +53,11 @@ class Election:
         async with self._leader.agreed(entries) as place:
             yield place
 
+    def give_up(self) -> None:
+        """See `router.placement.replica.Agrees`."""
+        if self._leader is not None:
+            self._leader.over.set()
+
     async def run(self, lead: Callable[[asyncio.Event], Awaitable[None]], stop: asyncio.Event) -> None:
         """Until `stop`. `lead` runs while this site leads, until its event is set; STORE_UNAVAILABLE ends its term, anything else this."""
         catching_up = asyncio.create_task(self.site.catch_up())
@@ -62,7 +65,9 @@ class Election:
             while not stop.is_set():
                 await self._wait_until_silent(stop)
                 if catching_up.done():
-                    catching_up.result()  # sites have come apart, which is no weather
+                    catching_up.result()  # what it raised is no weather
+                if self.site.apart:
+                    raise ComeApart(self.site.apart)
                 if stop.is_set():
                     return
                 term = await self._stand()
@@ -77,13 +82,13 @@ class Election:
     async def _wait_until_silent(self, stop: asyncio.Event) -> None:
         patience = SILENCE_SECONDS + _SILENCE_SPREAD_SECONDS * self.random()
         blank = await self._blank()
-        while not stop.is_set() and self.site.clock.monotonic() - self.site.heard_at < patience:
+        while not (stop.is_set() or self.site.apart) and self.site.clock.monotonic() - self.site.heard_at < patience:
             if blank and not self.site.leader:
                 return
             await self.site.clock.sleep(_LOOK_SECONDS)
 
     async def _stand(self) -> int | None:
-        """Asks for votes; the term in which this site leads. A blank one asks everybody: somebody's disk may only be slow to come."""
+        """Asks for votes; the term in which this site leads."""
         try:
             blank = await self._blank()
             if blank and not self.founder:
@@ -94,8 +99,7 @@ class Election:
         asked = Candidacy(self.site.name, max(ballot.term, self._term_seen) + 1, ballot.last)
         votes = [vote for vote in await asyncio.gather(*(_asked(peer, asked) for peer in self.site.peers.values())) if vote is not None]
         self._term_seen = max([self._term_seen, *(vote.term for vote in votes)])
-        needed = len(self.site.peers) if blank else others_needed(len(self.site.peers))
-        if sum(vote.granted for vote in votes) < needed:
+        if not elected(votes, len(self.site.peers), blank):
             return None
         with contextlib.suppress(Failure):
             # Its own vote comes last: one that nobody would vote for raises no term.
@@ -104,7 +108,7 @@ class Election:
         return None
 
     async def _lead(self, term: int, lead: Callable[[asyncio.Event], Awaitable[None]], stop: asyncio.Event) -> None:
-        leader = Leader(self.site, term)
+        leader = Leader(self.site, term, self.meter, self.log)
         self.site.leads, self.site.leader = True, self.site.name
         self.log.info("leads", term=term)
         running, stopping = asyncio.create_task(leader.run()), asyncio.create_task(_then(stop, leader.over))
@@ -120,7 +124,8 @@ class Election:
             leader.over.set()
             self._leader = None
             stopping.cancel()
-            await asyncio.gather(running, stopping, return_exceptions=True)
+            await asyncio.gather(stopping, return_exceptions=True)
+            await running
             self.log.info("stands back", term=term)
 
     async def _blank(self) -> bool:

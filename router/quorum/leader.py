@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 from kernel.errors import Failure
+from kernel.metrics import Meter
+from router import metrics
 from router.placement.entry import WITNESS, Entry, Place
 from router.quorum.rules import Append, others_needed
 from router.quorum.site import Site, no_majority
@@ -21,6 +23,14 @@ _PREFER_SECONDS: Final = 1.0
 _OFFER_SECONDS: Final = 3.0
 
 
+class Log(Protocol):
+    """A structured logger."""
+
+    def info(self, event: str, **values: object) -> None:
+        """What happened."""
+        ...
+
+
 @dataclass
 class Leader:
     """See the module's docstring. It is `over` as soon as it cannot say whether an entry is kept, has no majority or meets a newer term:
@@ -28,8 +38,11 @@ class Leader:
 
     site: Site
     term: int
+    meter: Meter
+    log: Log
     over: asyncio.Event = field(default_factory=asyncio.Event)
     _answered: dict[str, float] = field(default_factory=dict)
+    _why: dict[str, str] = field(default_factory=dict)
     _news: dict[str, asyncio.Event] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -59,8 +72,7 @@ class Leader:
         held = await self.site.replica.held()
         if held is not None:
             async with self.agreed(held[1]):
-                for entry in held[1]:
-                    await self.site.replica.settle(Place(self.term, entry.number), entry)
+                await self.site.settle_all(self.term, held[1])
         self._tell(Place(self.term, (await self.site.replica.settled()).number))
 
     async def run(self) -> None:
@@ -69,20 +81,30 @@ class Leader:
         try:
             while not self.over.is_set():
                 await self.site.clock.sleep(_WATCH_SECONDS)
+                if any(task.done() for task in tasks):
+                    break  # none ends by itself: what it raised is raised below
                 if len(self._near(self.site.peers)) < others_needed(len(self.site.peers)):
                     self.over.set()
         finally:
             self.site.leads = False  # at once: what the directory still has to end keeps nobody from another leader
-            self.site.heard_at = self.site.clock.monotonic()
+            self.site.heard_at, self.site.leader = self.site.clock.monotonic(), ""
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            ends = await asyncio.gather(*tasks, return_exceptions=True)
+            self.over.set()
+            for end in ends:
+                if isinstance(end, Exception):
+                    raise end
 
     async def _beat(self, name: str) -> None:
+        answers: bool | None = None
         while not self.over.is_set():
             self._news[name].clear()
             with contextlib.suppress(Failure):
                 await self._append(name, Append(self.site.name, self.term, await self.site.replica.settled()))
+            if answers != (answers := name in self._near([name])):
+                self.meter.set(metrics.DIRECTORY_SITE_CONNECTED, float(answers), site=name)
+                self.log.info("a site answers" if answers else "a site does not answer", site=name, why=self._why.get(name, ""))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(BEAT_SECONDS):
                     await self._news[name].wait()
@@ -108,7 +130,8 @@ class Leader:
     async def _append(self, name: str, append: Append) -> bool:
         try:
             answer = await self.site.peers[name].append(append)
-        except Failure:
+        except Failure as failure:
+            self._why[name] = str(failure)
             return False
         if answer.term > self.term:
             self.over.set()

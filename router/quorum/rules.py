@@ -6,6 +6,7 @@ from a leader of an older term. Any two majorities share a site, and that site f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -21,10 +22,12 @@ class Candidacy(NamedTuple):
 
 
 class Vote(NamedTuple):
-    """The answer, and the newest term that the voter knows."""
+    """The answer, and the newest term that the voter knows. A `blank` voter has nothing of the zone: nobody knows whether it never had, or
+    has forgotten what it promised."""
 
     granted: bool
     term: int
+    blank: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,16 @@ def followed(ballot: Ballot, term: int) -> Ballot | None:
     if term < ballot.term:
         return None
     return ballot if term == ballot.term else replace(ballot, term=term, voted_for="")
+
+
+def elected(votes: Sequence[Vote], others: int, blank: bool) -> bool:
+    """Whether a site leads with these votes of the `others`, its own put aside. A vote of one that may have forgotten something counts only
+    where all agree: when a zone begins, or a disk is new while every other site is there. So does a vote for one that is `blank` itself.
+    """
+    for_it = [vote for vote in votes if vote.granted]
+    if len(for_it) == others:
+        return True
+    return not blank and sum(not vote.blank for vote in for_it) >= others_needed(others)
 
 
 def others_needed(others: int) -> int:

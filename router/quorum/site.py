@@ -26,6 +26,7 @@ class Site(Voter):
         self.replica = replica
         self.peers = peers
         self.leads = False
+        self.apart = ""
         self._settling = asyncio.Lock()
         self._behind = asyncio.Event()
 
@@ -52,6 +53,10 @@ class Site(Voter):
         settled = await self.replica.settled()
         if settled.number < append.settled.number:
             self._behind.set()
+        for said in (append.settled, append.place):
+            if said is not None and said.number == settled.number and said > settled:
+                # What is settled is in every later leader's zone: the same entry, which a newer term has taken up again.
+                await self.replica.restate(said)
         if append.place is None or append.place.number <= settled.number:
             return Appended(True, append.term)
         left = left_of(append.entries, settled)
@@ -93,13 +98,20 @@ class Site(Voter):
         """A majority holds what this site holds at `place`."""
         held = await self.replica.held()
         if held is not None and held[0] == place:
-            for entry in held[1]:
-                await self._settle(Place(place.term, entry.number), entry)
+            await self.settle_all(place.term, held[1])
+
+    async def settle_all(self, term: int, entries: Sequence[Entry]) -> None:
+        """In order. Raises Failure(STORE_UNAVAILABLE), also when sites have come apart, which is for `apart` to say."""
+        for entry in entries:
+            await self._settle(Place(term, entry.number), entry)
 
     async def _settle(self, place: Place, entry: Entry) -> None:
         async with self._settling:
-            if (await self.replica.settled()).number < place.number:
+            try:
                 await self.replica.settle(place, entry)
+            except ValueError as error:
+                self.apart = f"this site has come apart from the others: {error}"
+                raise no_majority(self.apart) from error
 
 
 def no_majority(why: str) -> Failure:

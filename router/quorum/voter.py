@@ -38,9 +38,10 @@ class Voter:
             after = granted(ballot, standing.last, asked)
             if after is None or (self.hears and (self.leader or standing.last > NOWHERE)):
                 return Vote(False, ballot.term)
+            blank = standing.last == NOWHERE
             await self._ballots.promise(after)
             self.heard_at, self.leader = self.clock.monotonic(), ""  # whoever was voted for has a while to lead
-            return Vote(True, after.term)
+            return Vote(True, after.term, blank)
 
     async def append(self, append: Append) -> Appended:
         """Hears a leader. Raises Failure(STORE_UNAVAILABLE)."""

@@ -18,11 +18,11 @@ from kernel.limits import Plan
 from router.placement import entry as codec
 from router.placement.entry import NOWHERE, Ballot, Chunk, Entry, Place
 from router.placement.memory import MemoryStore
-from router.placement.postgres_replica import open_replica
+from router.placement.postgres_replica import PostgresReplica, open_replica
 from router.placement.replica import Replica
-from router.placement.steps import AddReadKey, AddSource, ChangeDemand, CreateTenant, RevokeKey, Step, Suspend
+from router.placement.steps import AddReadKey, AddSource, ChangeDemand, CreateTenant, PinTenant, RevokeKey, Step, Suspend
 from router.placement.store import Intent
-from router.placement.table import Credential, Source, Topology
+from router.placement.table import Credential, Pin, Source, Topology
 from tests.support.postgres import databases
 from tests.support.router_words import EU, ZONES, cell
 
@@ -39,6 +39,10 @@ class Willing:
         self.asked: list[tuple[Place, Entry]] = []
         self.willing = True
         self.times = 0
+        self.given_up = 0
+
+    def give_up(self) -> None:
+        self.given_up += 1
 
     @contextlib.asynccontextmanager
     async def agreed(self, entries: Sequence[Entry]) -> AsyncIterator[Place]:
@@ -181,6 +185,54 @@ async def test_what_is_refused_is_proposed_to_nobody(replicas: tuple[Replica, Re
     assert len(willing.asked) == asked
 
 
+async def test_what_no_disk_can_keep_is_refused_alone(replicas: tuple[Replica, Replica, Willing]) -> None:
+    """Law: a change that lies in the way of those that wait with it is answered by itself; both stores refuse what is no JSON text."""
+    leader, _, willing = replicas
+    if isinstance(leader, MemoryStore):
+        return  # it keeps anything
+    changes = (ChangeDemand(ONE, 3.0), PinTenant(ONE, Pin(TOPOLOGY.cells[0].cell, "a\0b")), ChangeDemand(TWO, 3.0))
+    first, second, third = await asyncio.gather(*(leader.change(one, Intent("ada", NOW)) for one in changes), return_exceptions=True)
+    assert isinstance(second, Failure)
+    assert second.reason is Reason.INVALID_FIELD
+    assert not isinstance(first, BaseException)
+    assert not isinstance(third, BaseException)
+    assert (await leader.tenant(TWO)).demand == 3.0
+    assert willing.given_up == 0
+
+
+async def test_a_disk_that_keeps_nothing_gives_up(replicas: tuple[Replica, Replica, Willing]) -> None:
+    """Law: a leader that can read and not write makes room for the other region."""
+    leader, _, willing = replicas
+    if isinstance(leader, MemoryStore):
+        return  # it always can
+    assert isinstance(leader, PostgresReplica)
+    await leader._pool.execute(
+        "ALTER DATABASE "
+        + await leader._pool.fetchval("SELECT quote_ident(current_database())")
+        + " SET default_transaction_read_only = on"
+    )
+    await leader._pool.expire_connections()
+    with pytest.raises(Failure) as refused:
+        await leader.change(ChangeDemand(ONE, 3.0), Intent("ada", NOW))
+    assert refused.value.reason is Reason.STORE_UNAVAILABLE
+    assert willing.given_up == 1
+
+
+async def test_a_promise_is_never_taken_back(replicas: tuple[Replica, Replica, Willing]) -> None:
+    """Law: two processes of one site, one of which is about to end, cannot undo what the other has promised."""
+    _, other, willing = replicas
+    if isinstance(other, MemoryStore):
+        return  # there is one process
+    (place, entry), (later, following) = willing.asked[:2]
+    await other.hold(Ballot(3, "east", later), [entry, following])
+    for old in (Ballot(2, "west", later), Ballot(3, "west", later), Ballot(3, "", later), Ballot(4, "", place)):
+        with pytest.raises(Failure):
+            await other.promise(old)
+        with pytest.raises(Failure):
+            await other.hold(old, [entry])
+    assert (await other.ballot(), await other.held()) == (Ballot(3, "east", later), (later, [entry, following]))
+
+
 async def test_whoever_stops_waiting_stops_nothing(replicas: tuple[Replica, Replica, Willing]) -> None:
     """Law: a change that others may hold already comes to its end, though nobody waits for it any more."""
     leader, _, willing = replicas
@@ -228,12 +280,19 @@ async def test_what_is_held_changes_nothing_until_it_is_settled(replicas: tuple[
 
 
 async def test_what_is_held_behind_something_else_is_held_no_more(replicas: tuple[Replica, Replica, Willing]) -> None:
-    """Law: an entry goes with those that it was held with. Where a newer leader's took the place of the first ones, it follows nothing."""
+    """Law: an entry goes with those that it was held with. Where a newer leader's took the place of the first ones, it follows nothing;
+    where an older leader had them agreed on, they are the same."""
     _, other, willing = replicas
     (_, first), (last, second) = willing.asked[:2]
     await other.hold(Ballot(3, "east", last), [first, second])
-    await other.settle(Place(4, 1), first)
+    await other.settle(Place(2, 1), first)
+    assert await other.held() == (last, [second])
+    await other.restate(Place(4, 1))
+    assert await other.settled() == Place(4, 1)
     assert await other.held() is None
+    await other.restate(Place(5, 2))
+    await other.restate(Place(3, 1))
+    assert await other.settled() == Place(4, 1)
 
 
 async def test_changes_that_wait_together_are_agreed_on_together(replicas: tuple[Replica, Replica, Willing]) -> None:
@@ -264,8 +323,8 @@ async def test_what_does_not_follow_is_refused(replicas: tuple[Replica, Replica,
     await other.settle(place, entry)
     after, following = willing.asked[2]
     assert following.deed is not None
+    await other.settle(place, entry)
     for wrong in (
-        entry,
         replace(following, number=9),
         replace(following, revision=9),
         replace(following, deed=replace(following.deed, prev_hash=bytes(32))),

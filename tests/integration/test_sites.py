@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
+import asyncpg
 import grpc
 import pytest
 
@@ -135,6 +136,14 @@ class Sites:
             assert verify(await replica.audit()).broken_at is None
             return sorted((await replica.table()).tenants), (await replica.settled()).number
 
+    async def forget_numbers(self, name: str) -> None:
+        """As a directory of the version before leaves it."""
+        connection = await asyncpg.connect(self._dsns[name])
+        try:
+            await connection.execute("UPDATE placement.zone SET number = 0, term = 0")
+        finally:
+            await connection.close()
+
     async def wait_until_alike(self, tenants: list[str]) -> None:
         """Both regions keep these tenants, and are at one number."""
 
@@ -214,12 +223,16 @@ async def test_without_a_majority_nothing_changes(opened: Opened) -> None:
         await zone.wait_until_alike(["alone-with-the-witness", "before"])
 
 
-async def test_a_directory_that_was_one_process_becomes_several_sites(opened: Opened) -> None:
-    """Law: it stands first; the other region, which has nothing, takes a copy and never leads before."""
+@pytest.mark.parametrize("numbered", [True, False], ids=["by this version", "by the one before"])
+async def test_a_directory_that_was_one_process_becomes_several_sites(opened: Opened, numbered: bool) -> None:
+    """Law: it stands first; the other region, which has nothing, takes a copy and never leads before. The version before counts
+    no entry."""
     async with opened() as zone:
         await zone.start(EAST, alone=True)
         await zone.create("old", EAST)
         await zone.end(EAST, how=signal.SIGTERM)
+        if not numbered:
+            await zone.forget_numbers(EAST)
         await zone.start(WEST, WITNESS)
         with pytest.raises(AssertionError, match="leads"):
             await zone.leader((WEST,), 6)
@@ -250,7 +263,7 @@ async def test_who_is_of_another_zone_or_has_no_token_has_no_voice(tmp_path: Pat
             await peer.entries(0)
         with pytest.raises(Failure, match="keeps nothing"):
             _ = [chunk async for chunk in peer.copy()]
-        assert await peer.vote(asked) == Vote(True, 1)
+        assert await peer.vote(asked) == Vote(True, 1, blank=True)
         assert await peer.vote(Candidacy(WEST, 1, NOWHERE)) == Vote(False, 1)
         place = Place(1, 7)
         assert await peer.append(Append(EAST, 1, NOWHERE, place, (Entry(7, 7),))) == Appended(True, 1)

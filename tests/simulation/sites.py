@@ -18,6 +18,7 @@ from kernel.chain import verify
 from kernel.errors import Failure, Reason
 from kernel.ids import TenantId
 from kernel.limits import Plan
+from kernel.metrics import MemoryMeter
 from router.placement.entry import WITNESS, Ballot, Chunk, Entry, Place
 from router.placement.memory import MemoryStore
 from router.placement.steps import ChangeDemand, CreateTenant
@@ -37,6 +38,7 @@ REGIONS = (EAST, WEST)
 TENANTS = tuple(TenantId(f"tenant-{number}") for number in range(3))
 TOPOLOGY = Topology((cell("a1"), cell("b1", 7_100)), tuple(sorted(ZONES.items())))
 _CALL_SECONDS = 1.0
+_DISK_SECONDS = 0.1
 _TRIM = 12
 """So few entries are kept that a site which was away for a while needs a copy."""
 Answer = TypeVar("Answer")
@@ -52,6 +54,28 @@ class Disk(MemoryStore):
     def _settle(self, place: Place, entry: Entry) -> None:
         super()._settle(place, entry)
         self._world.settled(self._name, entry)
+
+    async def promise(self, ballot: Ballot) -> None:
+        await self._world.turn()
+        await super().promise(ballot)
+
+    async def hold(self, ballot: Ballot, entries: Sequence[Entry]) -> None:
+        await self._world.turn()
+        await super().hold(ballot, entries)
+        await self._world.turn()
+
+    async def held(self) -> tuple[Place, Sequence[Entry]] | None:
+        await self._world.turn()
+        return await super().held()
+
+    async def settled(self) -> Place:
+        found = await super().settled()
+        await self._world.turn()
+        return found
+
+    async def settle(self, place: Place, entry: Entry) -> None:
+        await self._world.turn()
+        await super().settle(place, entry)
 
 
 class BallotDisk:
@@ -89,19 +113,22 @@ class Machine:
         peers: dict[str, Peer] = {name: Link(world, self.name, name) for name in (*REGIONS, WITNESS) if name != self.name}
         site = world.site(self.name, self.disk, peers, world.clock)
         self.voter = site
-        self.election = Election(site, self.name == EAST, world.random.random, world)
+        self.election = Election(site, self.name == EAST, world.random.random, MemoryMeter(), world)
         self.disk.agrees = self.election
         self._task = asyncio.create_task(self.election.run(self._lead, asyncio.Event()))
 
     async def kill(self) -> None:
         self.kills += 1
         doomed = [*self._calls, *([] if self._task is None else [self._task])]
-        self.voter, self.election, self._task, self.serves = None, None, None, False
+        self.voter, self.election, self.serves = None, None, False
+        if self._task is not None and self._task.done() and not self._task.cancelled():
+            self.world.problems.append(f"ended: {self.name}: {self._task.exception()}")
         for task in doomed:
             task.cancel()
         if isinstance(self.disk, Disk):
             await self.disk.turns.abandon()
         await asyncio.gather(*doomed, return_exceptions=True)
+        self._task = None
 
     async def serve(self, deed: Callable[[Voter], Awaitable[Answer]]) -> Answer:
         """As a task of its process."""
@@ -111,9 +138,14 @@ class Machine:
         self._calls[task] = None
         task.add_done_callback(lambda done: self._calls.pop(done, None))
         try:
-            return await task
+            return await asyncio.shield(task)  # a caller that hangs up stops nothing there
         except asyncio.CancelledError:
+            if not task.cancelled():
+                raise
             raise Failure(Reason.STORE_UNAVAILABLE, "the site was killed") from None
+        except ValueError as error:
+            self.world.problems.append(f"broken: {self.name}: {error}")
+            raise Failure(Reason.STORE_UNAVAILABLE, str(error)) from error
 
     async def _lead(self, over: asyncio.Event) -> None:
         assert isinstance(self.disk, Disk)
@@ -183,11 +215,13 @@ class World:
         self.machines: dict[str, Machine] = {name: Machine(self, name, Disk(self, name)) for name in REGIONS}
         self.machines[WITNESS] = Machine(self, WITNESS, BallotDisk())
         self.copies = 0
+        self.mute_once_settled = ""
+        self.ended_at = 0.0
         self.terms: dict[int, str] = {}
         self.problems: list[str] = []
         self.answers: dict[str, str] = {}
         self._cuts: set[tuple[str, str]] = set()
-        self._entries: dict[int, Entry] = {}
+        self.entries: dict[int, Entry] = {}
         self._changes: dict[str, int] = defaultdict(int)
 
     def info(self, event: str, **values: object) -> None:
@@ -203,12 +237,19 @@ class World:
 
     def settled(self, name: str, entry: Entry) -> None:
         """A region keeps an entry: all of them keep the same one at each number."""
-        if self._entries.setdefault(entry.number, entry) != entry:
+        if name == self.mute_once_settled:
+            self.mute_once_settled = ""
+            self._cuts = {(name, other) for other in self.machines}
+        if self.entries.setdefault(entry.number, entry) != entry:
             self.problems.append(f"apart: {name} keeps another entry {entry.number} than others")
 
     def cut(self, one: str, other: str) -> bool:
         """Whether nothing goes from one to the other."""
         return (one, other) in self._cuts
+
+    def heal(self) -> None:
+        """Nothing is cut any more."""
+        self._cuts = set()
 
     @property
     def leaders(self) -> int:
@@ -227,9 +268,39 @@ class World:
                 machine.start()
         await self._become_quiet()
         self._judge()
+        await self._lose_each()
+        self.ended_at = self.clock.monotonic()
         for machine in self.machines.values():
             await machine.kill()
         return self
+
+    async def change_once(self, name: str) -> bool:
+        """One change that a client waits for."""
+        return await self._change(name, TENANTS[0], float(len(self.answers) + 1))
+
+    async def wait_until_served(self, seconds: float = 30.0) -> str:
+        """Who serves then; nobody when that takes longer."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while True:
+                    for machine in self.machines.values():
+                        if machine.serves:
+                            return machine.name
+                    await asyncio.sleep(0.1)
+        return ""
+
+    async def _lose_each(self) -> None:
+        """Any two of three are enough."""
+        for lost in self.machines.values():
+            await lost.kill()
+            await self._become_quiet(lost.name)
+            lost.start()
+            await self._become_quiet()
+
+    async def turn(self) -> None:
+        """A disk takes its time."""
+        if self.weather.delay_max:
+            await asyncio.sleep(self.random.random() * _DISK_SECONDS)
 
     async def _client(self, number: int, changes: int) -> None:
         """One change after the other, to whoever serves; each has a name, and is asked for again until it has its answer."""
@@ -285,17 +356,18 @@ class World:
         leading = [name for name, machine in self.machines.items() if machine.serves]
         return leading[0] if leading and self.random.random() < 0.4 else (*REGIONS, WITNESS)[self.random.randrange(3)]
 
-    async def _become_quiet(self) -> None:
+    async def _become_quiet(self, lost: str = "") -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(120):
-                while not await self._level():
+                while not await self._level(lost):
                     await asyncio.sleep(0.5)
                 return
-        self.problems.append("stuck: nobody leads, or a region stays behind")
+        self.problems.append(f"stuck: nobody leads, or a region stays behind{lost and f', without {lost}'}")
 
-    async def _level(self) -> bool:
-        places = [await machine.disk.settled() for machine in self.machines.values() if isinstance(machine.disk, Disk)]
-        return sum(machine.serves for machine in self.machines.values()) == 1 and len({place.number for place in places}) == 1
+    async def _level(self, lost: str) -> bool:
+        there = [machine for machine in self.machines.values() if machine.name != lost]
+        places = [await machine.disk.settled() for machine in there if isinstance(machine.disk, Disk)]
+        return sum(machine.serves for machine in there) == 1 and len({place.number for place in places}) == 1
 
     def _judge(self) -> None:
         disks = [machine.disk for machine in self.machines.values() if isinstance(machine.disk, Disk)]

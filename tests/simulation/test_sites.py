@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,7 +13,7 @@ from router.placement.entry import NOWHERE, Entry, Place
 from router.quorum.rules import Append, Appended, Candidacy, Vote
 from router.quorum.site import Site
 from router.quorum.voter import Voter
-from tests.simulation.sites import World
+from tests.simulation.sites import BallotDisk, Disk, World
 from tests.simulation.virtual import run
 
 SEED = int(os.environ["SEED"])
@@ -36,7 +37,7 @@ def test_sites_agree_and_nothing_acknowledged_is_lost(seed: int) -> None:
 def test_a_seed_determines_a_run_of_sites() -> None:
     """Two runs of one seed agree: what fails can be replayed."""
     one, other = run(World(SEED).run()), run(World(SEED).run())
-    assert (one.terms, one.answers, one.clock) == (other.terms, other.answers, one.clock)
+    assert (one.terms, one.answers, one.ended_at, one.entries) == (other.terms, other.answers, other.ended_at, other.entries)
 
 
 def test_runs_of_sites_visit_what_they_are_for() -> None:
@@ -48,6 +49,71 @@ def test_runs_of_sites_visit_what_they_are_for() -> None:
         if leaders == 2 and copies:
             return
     raise AssertionError(f"{leaders} regions led, {copies} copies")
+
+
+async def _lose_the_disk_that_held_the_newest_change(world: World) -> None:
+    """Only that disk and the witness knew of it."""
+    world.weather.calm()
+    east, west, witness = world.machines.values()
+    for machine in world.machines.values():
+        machine.start()
+    await world.wait_until_served()
+    assert await world.change_once("before")
+    await asyncio.sleep(2)
+    await west.kill()
+    assert await world.wait_until_served() == "east"
+    assert await world.change_once("after")
+    await east.kill()
+    east.disk = Disk(world, "east")
+    west.start()
+    assert await world.wait_until_served() == "", "west leads, and lacks what was acknowledged"
+    east.start()
+    assert await world.wait_until_served() == "", "an empty disk has a voice against the witness's memory"
+    # The runbook: the newest change is given up, by hand.
+    assert isinstance(witness.disk, BallotDisk)
+    assert isinstance(west.disk, Disk)
+    witness.disk.kept = replace(witness.disk.kept, last=await west.disk.settled())
+    assert await world.wait_until_served() == "west"
+    assert await world.change_once("again")
+    await asyncio.sleep(5)
+    assert isinstance(east.disk, Disk)
+    assert await east.disk.settled() == await west.disk.settled(), "the empty one takes a copy"
+    for machine in world.machines.values():
+        await machine.kill()
+
+
+def test_an_empty_disk_has_no_voice() -> None:
+    """Law: where the only disk with an acknowledged change is lost, nobody leads rather than without it - until a person says so."""
+    world = World(SEED)
+    run(_lose_the_disk_that_held_the_newest_change(world))
+
+
+async def _lose_the_one_that_took_the_last_change_up_again(world: World) -> None:
+    world.weather.calm()
+    east, west, _ = world.machines.values()
+    for machine in world.machines.values():
+        machine.start()
+    await world.wait_until_served()
+    assert await world.change_once("before")
+    await asyncio.sleep(2)
+    first = east if east.serves else west
+    other = west if first is east else east
+    world.mute_once_settled = first.name  # it tells nobody
+    assert await world.change_once("last")
+    await first.kill()
+    world.heal()
+    assert await world.wait_until_served() == other.name
+    first.start()
+    await asyncio.sleep(3)
+    await other.kill()
+    assert await world.wait_until_served() == first.name
+    for machine in world.machines.values():
+        await machine.kill()
+
+
+def test_who_has_everything_can_lead() -> None:
+    """Law: an entry that a later leader took up again is the same one: whoever has it from before lacks nothing."""
+    run(_lose_the_one_that_took_the_last_change_up_again(World(SEED)))
 
 
 class Gullible(Voter):

@@ -3,7 +3,7 @@
 ALTER TABLE placement.zone ADD COLUMN number bigint NOT NULL DEFAULT 0;
 ALTER TABLE placement.zone ADD COLUMN term bigint NOT NULL DEFAULT 0;
 
--- `held` is an entry that is not settled: the one at the last place. Nothing refers to the zone's row, which a change locks while sites agree.
+-- `held` are entries that are not settled, up to the last place. Nothing refers to the zone's row, which a change locks while sites agree.
 CREATE TABLE placement.ballot (
     zone text PRIMARY KEY,
     term bigint NOT NULL DEFAULT 0,

@@ -150,16 +150,26 @@ WHERE zone = $1 AND seq > $2 ORDER BY seq LIMIT $3
 SELECT term, voted_for, last_term, last_number, held FROM placement.ballot WHERE zone = $1
 
 -- name: promise
--- Keeps a ballot.
-UPDATE placement.ballot SET term = $2, voted_for = $3, last_term = $4, last_number = $5 WHERE zone = $1
+-- Keeps a ballot, unless there is a newer one: a term, a vote and what is held are never taken back.
+UPDATE placement.ballot SET term = $2, voted_for = $3, last_term = $4, last_number = $5
+WHERE zone = $1 AND (last_term, last_number) <= ($4, $5) AND (term < $2 OR (term = $2 AND voted_for IN ('', $3)))
 
 -- name: hold
--- Keeps a ballot and the entry at its last place.
-UPDATE placement.ballot SET term = $2, voted_for = $3, last_term = $4, last_number = $5, held = $6 WHERE zone = $1
+-- Keeps a ballot and the entries up to its last place. Never back, as above.
+UPDATE placement.ballot SET term = $2, voted_for = $3, last_term = $4, last_number = $5, held = $6
+WHERE zone = $1 AND (last_term, last_number) <= ($4, $5) AND (term < $2 OR (term = $2 AND voted_for IN ('', $3)))
+
+-- name: number
+-- Numbers a zone that was changed without numbers.
+UPDATE placement.zone SET number = 1 WHERE name = $1 AND number = 0 AND revision > 0
+
+-- name: restate
+-- A later leader had the newest settled entry agreed on again: (zone, term, number).
+UPDATE placement.zone SET term = $2 WHERE name = $1 AND number = $3 AND term < $2
 
 -- name: log_entry
 -- What another site may ask for: (zone, number, term, body).
-INSERT INTO placement.entry VALUES ($1, $2, $3, $4)
+INSERT INTO placement.entry (zone, number, term, body) VALUES ($1, $2, $3, $4)
 
 -- name: trim_entries
 -- Sites that are further behind get a copy.

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n dataflow/routing/v1/quorum.proto\x12\x13\x64\x61taflow.routing.v1\"*\n\nEntryPlace\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x0e\n\x06number\x18\x02 \x01(\x04\"K\n\x0bPlacedEntry\x12.\n\x05place\x18\x01 \x01(\x0b\x32\x1f.dataflow.routing.v1.EntryPlace\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\"m\n\x12RequestVoteRequest\x12\x0c\n\x04zone\x18\x01 \x01(\t\x12\x0c\n\x04site\x18\x02 \x01(\t\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12-\n\x04last\x18\x04 \x01(\x0b\x32\x1f.dataflow.routing.v1.EntryPlace\"4\n\x13RequestVoteResponse\x12\x0f\n\x07granted\x18\x01 \x01(\x08\x12\x0c\n\x04term\x18\x02 \x01(\x04\"\xb2\x01\n\x14\x41ppendEntriesRequest\x12\x0c\n\x04zone\x18\x01 \x01(\t\x12\x0c\n\x04site\x18\x02 \x01(\t\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12\x30\n\x07settled\x18\x04 \x01(\x0b\x32\x1f.dataflow.routing.v1.EntryPlace\x12.\n\x05place\x18\x05 \x01(\x0b\x32\x1f.dataflow.routing.v1.EntryPlace\x12\x0e\n\x06\x62odies\x18\x06 \x03(\x0c\"7\n\x15\x41ppendEntriesResponse\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x08\x12\x0c\n\x04term\x18\x02 \x01(\x04\"1\n\x12ListEntriesRequest\x12\x0c\n\x04zone\x18\x01 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\x04\"Y\n\x13ListEntriesResponse\x12\x31\n\x07\x65ntries\x18\x01 \x03(\x0b\x32 .dataflow.routing.v1.PlacedEntry\x12\x0f\n\x07trimmed\x18\x02 \x01(\x08\"\x1f\n\x0fReadCopyRequest\x12\x0c\n\x04zone\x18\x01 \x01(\t\"!\n\x10ReadCopyResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x32\x96\x03\n\rQuorumService\x12`\n\x0bRequestVote\x12\'.dataflow.routing.v1.RequestVoteRequest\x1a(.dataflow.routing.v1.RequestVoteResponse\x12\x66\n\rAppendEntries\x12).dataflow.routing.v1.AppendEntriesRequest\x1a*.dataflow.routing.v1.AppendEntriesResponse\x12`\n\x0bListEntries\x12\'.dataflow.routing.v1.ListEntriesRequest\x1a(.dataflow.routing.v1.ListEntriesResponse\x12Y\n\x08ReadCopy\x12$.dataflow.routing.v1.ReadCopyRequest\x1a%.dataflow.routing.v1.ReadCopyResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n dataflow/routing/v1/quorum.proto\x12\x13\x64\x61taflow.routing.v1\"*\n\nEntryPlace\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x0e\n\x06number\x18\x02 \x01(\x04\"K\n\x0bPlacedEntry\x12.\n\x05place\x18\x01 \x01(\x0b\x32\x1f.dataflow.routing.v1.EntryPlace\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\"m\n\x12RequestVoteRequest\x12\x0c\n\x04zone\x18\x01 \x01(\t\x12\x0c\n\x04site\x18\x02 \x01(\t\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12-\n\x04last\x18\x04 \x01(\x0b\x32\x1f.dataflow.routing.v1.EntryPlace\"C\n\x13RequestVoteResponse\x12\x0f\n\x07granted\x18\x01 \x01(\x08\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\r\n\x05\x62lank\x18\x03 \x01(\x08\"\xb2\x01\n\x14\x41ppendEntriesRequest\x12\x0c\n\x04zone\x18\x01 \x01(\t\x12\x0c\n\x04site\x18\x02 \x01(\t\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12\x30\n\x07settled\x18\x04 \x01(\x0b\x32\x1f.dataflow.routing.v1.EntryPlace\x12.\n\x05place\x18\x05 \x01(\x0b\x32\x1f.dataflow.routing.v1.EntryPlace\x12\x0e\n\x06\x62odies\x18\x06 \x03(\x0c\"7\n\x15\x41ppendEntriesResponse\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x08\x12\x0c\n\x04term\x18\x02 \x01(\x04\"1\n\x12ListEntriesRequest\x12\x0c\n\x04zone\x18\x01 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\x04\"Y\n\x13ListEntriesResponse\x12\x31\n\x07\x65ntries\x18\x01 \x03(\x0b\x32 .dataflow.routing.v1.PlacedEntry\x12\x0f\n\x07trimmed\x18\x02 \x01(\x08\"\x1f\n\x0fReadCopyRequest\x12\x0c\n\x04zone\x18\x01 \x01(\t\"!\n\x10ReadCopyResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x32\x96\x03\n\rQuorumService\x12`\n\x0bRequestVote\x12\'.dataflow.routing.v1.RequestVoteRequest\x1a(.dataflow.routing.v1.RequestVoteResponse\x12\x66\n\rAppendEntries\x12).dataflow.routing.v1.AppendEntriesRequest\x1a*.dataflow.routing.v1.AppendEntriesResponse\x12`\n\x0bListEntries\x12\'.dataflow.routing.v1.ListEntriesRequest\x1a(.dataflow.routing.v1.ListEntriesResponse\x12Y\n\x08ReadCopy\x12$.dataflow.routing.v1.ReadCopyRequest\x1a%.dataflow.routing.v1.ReadCopyResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,19 +38,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REQUESTVOTEREQUEST']._serialized_start=178
   _globals['_REQUESTVOTEREQUEST']._serialized_end=287
   _globals['_REQUESTVOTERESPONSE']._serialized_start=289
-  _globals['_REQUESTVOTERESPONSE']._serialized_end=341
-  _globals['_APPENDENTRIESREQUEST']._serialized_start=344
-  _globals['_APPENDENTRIESREQUEST']._serialized_end=522
-  _globals['_APPENDENTRIESRESPONSE']._serialized_start=524
-  _globals['_APPENDENTRIESRESPONSE']._serialized_end=579
-  _globals['_LISTENTRIESREQUEST']._serialized_start=581
-  _globals['_LISTENTRIESREQUEST']._serialized_end=630
-  _globals['_LISTENTRIESRESPONSE']._serialized_start=632
-  _globals['_LISTENTRIESRESPONSE']._serialized_end=721
-  _globals['_READCOPYREQUEST']._serialized_start=723
-  _globals['_READCOPYREQUEST']._serialized_end=754
-  _globals['_READCOPYRESPONSE']._serialized_start=756
-  _globals['_READCOPYRESPONSE']._serialized_end=789
-  _globals['_QUORUMSERVICE']._serialized_start=792
-  _globals['_QUORUMSERVICE']._serialized_end=1198
+  _globals['_REQUESTVOTERESPONSE']._serialized_end=356
+  _globals['_APPENDENTRIESREQUEST']._serialized_start=359
+  _globals['_APPENDENTRIESREQUEST']._serialized_end=537
+  _globals['_APPENDENTRIESRESPONSE']._serialized_start=539
+  _globals['_APPENDENTRIESRESPONSE']._serialized_end=594
+  _globals['_LISTENTRIESREQUEST']._serialized_start=596
+  _globals['_LISTENTRIESREQUEST']._serialized_end=645
+  _globals['_LISTENTRIESRESPONSE']._serialized_start=647
+  _globals['_LISTENTRIESRESPONSE']._serialized_end=736
+  _globals['_READCOPYREQUEST']._serialized_start=738
+  _globals['_READCOPYREQUEST']._serialized_end=769
+  _globals['_READCOPYRESPONSE']._serialized_start=771
+  _globals['_READCOPYRESPONSE']._serialized_end=804
+  _globals['_QUORUMSERVICE']._serialized_start=807
+  _globals['_QUORUMSERVICE']._serialized_end=1213
 # @@protoc_insertion_point(module_scope)

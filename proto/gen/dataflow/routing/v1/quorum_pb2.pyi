@@ -116,19 +116,23 @@ class RequestVoteResponse(_message.Message):
 
     GRANTED_FIELD_NUMBER: _builtins.int
     TERM_FIELD_NUMBER: _builtins.int
+    BLANK_FIELD_NUMBER: _builtins.int
     granted: _builtins.bool
     """Whether it has the vote."""
     term: _builtins.int
     """The newest term that the voter knows."""
+    blank: _builtins.bool
+    """The voter has nothing of the zone: it never had, or it has lost its disk."""
     def __init__(
         self,
         *,
         granted: _builtins.bool = ...,
         term: _builtins.int = ...,
+        blank: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["granted", b"granted", "term", b"term"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blank", b"blank", "granted", b"granted", "term", b"term"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
