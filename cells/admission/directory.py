@@ -17,6 +17,8 @@ _OPTIONS = (
     ("grpc.min_reconnect_backoff_ms", 1_000),  # how long a connection may take: an address that is silent is not waited for
     ("grpc.keepalive_time_ms", 5_000),
     ("grpc.keepalive_timeout_ms", 2_000),
+    ("grpc.http2.ping_timeout_ms", 2_000),  # else gRPC waits a minute, whatever stands above
+    ("grpc.http2.max_pings_without_data", 0),  # a watch is silent for as long as nothing changes
 )
 
 

@@ -125,14 +125,15 @@ class Room:
 
     async def have_it_lead(self, region: str) -> None:
         """The region's directory leads the zone when this returns."""
-        if not await self._leads(region):
+        if not await self.leads(region):
             others = [name for name in self.running.fleet.statuses if name.startswith("directory/") and name != f"directory/{region}"]
             self.lose(*others)
-            await eventually(lambda: self._leads(region), f"{region} leads", 20)
+            await eventually(lambda: self.leads(region), f"{region} leads", 20)
             await self.bring_back(*others)
-        assert await self._leads(region)
+        assert await self.leads(region)
 
-    async def _leads(self, region: str) -> bool:
+    async def leads(self, region: str) -> bool:
+        """Whether its directory does, as its own page says."""
         port = self.running.fleet.layout.ports[f"directory-http/{region}"]
         async with self.running.web.get(f"http://127.0.0.1:{port}/status") as answer:
             return bool((await answer.json())["leads"])
@@ -304,6 +305,26 @@ async def test_a_lost_region_is_failed_over_by_a_majority_of_sites() -> None:
         _told([client])
         await room.wait_until_kept(source, PEER, client.acknowledged)
         await room.wait_until_kept(source, LOST, client.acknowledged)
+
+
+async def test_a_leader_that_stands_still_is_left(room: Room) -> None:
+    """Law: it closes no connection, and yet nobody waits for it: the other region leads, and edges and cells hear of a new tenant there.
+    When it goes on it stands back."""
+    await room.have_it_lead(REGION)
+    room.running.pause(f"directory/{REGION}")
+    began = time.monotonic()
+    try:
+        (source,) = await room.tenants(LOST, 1)
+        async with room.clients([source]) as (client,):
+            print(f"a leader stood still: a new tenant's events are taken after {time.monotonic() - began:.1f} s")
+    finally:
+        room.running.resume(f"directory/{REGION}")
+    await room.wait_until_kept(source, LOST, client.acknowledged)
+
+    async def stood_back() -> bool:
+        return not await room.leads(REGION)
+
+    await eventually(stood_back, "it stands back", 10)
 
 
 async def test_who_leads_is_shown(room: Room) -> None:
