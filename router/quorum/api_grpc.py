@@ -25,6 +25,7 @@ _OPTIONS: Final = (
     ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", codec.MESSAGE_BYTES_MAX),
     ("grpc.max_send_message_length", codec.MESSAGE_BYTES_MAX),
+    ("grpc.keepalive_permit_without_calls", 1),  # sites that do not lead look after their connections too
     ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
 )
 Answer = TypeVar("Answer")

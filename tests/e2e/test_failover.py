@@ -126,17 +126,27 @@ class Room:
     async def have_it_lead(self, region: str) -> None:
         """The region's directory leads the zone when this returns."""
         if not await self.leads(region):
+            await eventually(self.are_level, "no region lacks anything: one that does cannot lead", 20)
             others = [name for name in self.running.fleet.statuses if name.startswith("directory/") and name != f"directory/{region}"]
             self.lose(*others)
             await eventually(lambda: self.leads(region), f"{region} leads", 20)
             await self.bring_back(*others)
         assert await self.leads(region)
 
+    async def are_level(self) -> bool:
+        """Whether all sites say that the directory is at the same entry of the same term."""
+        ports = self.running.fleet.layout.ports
+        names = [name for name in ports if name.startswith(("directory-http/eu-", "witness-http/eu"))]
+        said = [await self._status(ports[name]) for name in names]
+        return len(said) == 3 and len({(one["term"], one["entry"]) for one in said}) == 1
+
+    async def _status(self, port: int) -> dict[str, object]:
+        async with self.running.web.get(f"http://127.0.0.1:{port}/status") as answer:
+            return dict(await answer.json())
+
     async def leads(self, region: str) -> bool:
         """Whether its directory does, as its own page says."""
-        port = self.running.fleet.layout.ports[f"directory-http/{region}"]
-        async with self.running.web.get(f"http://127.0.0.1:{port}/status") as answer:
-            return bool((await answer.json())["leads"])
+        return bool((await self._status(self.running.fleet.layout.ports[f"directory-http/{region}"]))["leads"])
 
     async def fail_over(self, cell: str, *, force: bool = False, dry_run: bool = False) -> pb.FailOverCellResponse:
         """By the directory's word."""
