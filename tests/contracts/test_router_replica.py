@@ -333,3 +333,39 @@ async def test_what_does_not_follow_is_refused(replicas: tuple[Replica, Replica,
             await other.settle(after, wrong)
     assert await other.settled() == place
     await other.settle(after, following)
+
+
+async def test_what_was_agreed_on_is_kept_before_the_agreement_ends(replicas: tuple[Replica, Replica, Willing]) -> None:
+    """Law: its end is what others are told from. Whatever goes wrong with the disk before is heard by who had it agreed on."""
+    leader, _, _ = replicas
+    kept: list[bool] = []
+
+    class Looking(Willing):
+        @contextlib.asynccontextmanager
+        async def agreed(self, entries: Sequence[Entry]) -> AsyncIterator[Place]:
+            async with super().agreed(entries) as place:
+                yield place
+                kept.append(await leader.settled() == place)
+
+    leader.agrees = Looking(3)  # type: ignore[attr-defined]  # as above
+    await leader.change(ChangeDemand(ONE, 9.0), Intent("ada", NOW))
+    assert kept == [True]
+
+
+async def test_a_copy_is_of_one_place_though_the_zone_goes_on(replicas: tuple[Replica, Replica, Willing]) -> None:
+    """Law: what is changed while a copy is read is not in it; it comes as an entry."""
+    leader, other, _ = replicas
+    before, copy = await everything(leader), leader.copy()
+    chunks = [await anext(copy)]
+    await leader.change(CreateTenant(TenantId("three"), Plan(), 1.0), Intent("ada", NOW, "late", b"\x01"))
+    chunks += [chunk async for chunk in copy]
+
+    async def told() -> AsyncIterator[Chunk]:
+        for chunk in chunks:
+            yield chunk
+
+    await other.take_copy(told())
+    assert await everything(other) == before
+    for place, entry in await leader.entries(before[2].number) or ():  # type: ignore[attr-defined]  # a place
+        await other.settle(place, entry)
+    assert await everything(other) == await everything(leader)

@@ -38,7 +38,7 @@ REGIONS = (EAST, WEST)
 TENANTS = tuple(TenantId(f"tenant-{number}") for number in range(3))
 TOPOLOGY = Topology((cell("a1"), cell("b1", 7_100)), tuple(sorted(ZONES.items())))
 _CALL_SECONDS = 1.0
-_DISK_SECONDS = 0.1
+_DISK_SECONDS = 0.3
 _TRIM = 12
 """So few entries are kept that a site which was away for a while needs a copy."""
 Answer = TypeVar("Answer")
@@ -55,9 +55,14 @@ class Disk(MemoryStore):
         super()._settle(place, entry)
         self._world.settled(self._name, entry)
 
+    async def ballot(self) -> Ballot:
+        await self._world.turn()
+        return await super().ballot()
+
     async def promise(self, ballot: Ballot) -> None:
         await self._world.turn()
         await super().promise(ballot)
+        await self._world.turn()
 
     async def hold(self, ballot: Ballot, entries: Sequence[Entry]) -> None:
         await self._world.turn()
@@ -76,19 +81,24 @@ class Disk(MemoryStore):
     async def settle(self, place: Place, entry: Entry) -> None:
         await self._world.turn()
         await super().settle(place, entry)
+        await self._world.turn()
 
 
 class BallotDisk:
     """The witness's."""
 
-    def __init__(self) -> None:
+    def __init__(self, world: World) -> None:
         self.kept = Ballot()
+        self._world = world
 
     async def ballot(self) -> Ballot:
+        await self._world.turn()
         return self.kept
 
     async def promise(self, ballot: Ballot) -> None:
+        await self._world.turn()
         self.kept = ballot
+        await self._world.turn()
 
 
 @dataclass
@@ -213,7 +223,7 @@ class World:
         self.weather = Weather(self.random)
         self.voter, self.site = voter, site
         self.machines: dict[str, Machine] = {name: Machine(self, name, Disk(self, name)) for name in REGIONS}
-        self.machines[WITNESS] = Machine(self, WITNESS, BallotDisk())
+        self.machines[WITNESS] = Machine(self, WITNESS, BallotDisk(self))
         self.copies = 0
         self.mute_once_settled = ""
         self.ended_at = 0.0
@@ -298,9 +308,9 @@ class World:
             await self._become_quiet()
 
     async def turn(self) -> None:
-        """A disk takes its time."""
-        if self.weather.delay_max:
-            await asyncio.sleep(self.random.random() * _DISK_SECONDS)
+        """A disk takes its time, now and then."""
+        if self.weather.delay_max and self.random.random() < 0.5:
+            await asyncio.sleep(_DISK_SECONDS * self.random.random() ** 2)
 
     async def _client(self, number: int, changes: int) -> None:
         """One change after the other, to whoever serves; each has a name, and is asked for again until it has its answer."""

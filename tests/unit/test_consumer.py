@@ -362,3 +362,13 @@ async def test_retention_drops_nothing_when_what_waits_is_not_shown() -> None:
     clock.advance(30 * DAY / 1_000_000)
     assert await expire(log, {0: 0}, clock.now()) == 0
     assert (await log.bounds())[0] == (0, 1)
+
+
+def test_a_tenant_whose_claim_changed_is_waited_for_anew() -> None:
+    """Law: how long it was fenced at its former claim says nothing of the present one, of which the store may not have heard yet."""
+    fences, away, back = Fences(), Claim(CELL, {}), Claim(CELL, {OTHER: Epoch(2)})
+    assert not fences.fenced([OTHER], away, 0.0)
+    assert fences.fenced([OTHER], away, FENCE_PATIENCE_SECONDS)
+    assert not fences.fenced([OTHER], back, FENCE_PATIENCE_SECONDS + 1)
+    assert fences.held(back, FENCE_PATIENCE_SECONDS + 1) == frozenset()
+    assert fences.fenced([OTHER], back, 2 * FENCE_PATIENCE_SECONDS + 1)

@@ -23,6 +23,7 @@ from router.placement.memory import MemoryStore
 from router.placement.steps import CreateTenant, PinTenant, View
 from router.placement.store import Done, Intent
 from router.placement.table import BEFORE_SWITCH, UNDER_WAY, Move, MoveState, Pin, Table, Tenant, Topology
+from router.placement.turns import TOGETHER_MAX
 from tests.support.clock import ManualClock
 from tests.support.peers import ToldPeers, gap_at
 from tests.support.router_words import EU, ZONES, cell, tenant
@@ -351,3 +352,11 @@ def test_whoever_dies_in_the_middle_the_rest_is_failed_over_by_asking_again(home
         assert (again.moved, again.left) == ((), ())
 
     asyncio.run(run())
+
+
+async def test_more_tenants_than_are_taken_together_are_all_failed_over_and_told() -> None:
+    """Law: each of them once, in name order, however many they are."""
+    room = await Room().fill({f"tenant-{number:03}": "a1" for number in range(2 * TOGETHER_MAX + 3)})
+    outcome = await room.over()
+    assert [one.name for one in outcome.moved] == sorted(await room.homes())
+    assert set((await room.homes()).values()) == {(B, A, 2)}

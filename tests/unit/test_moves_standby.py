@@ -11,8 +11,8 @@ from kernel import limits
 from kernel.errors import Failure, Reason
 from kernel.ids import CellId
 from kernel.process.clock import SystemClock
-from router.evacuation import standby
-from router.evacuation.cells import Gap
+from router.evacuation import make, standby
+from router.evacuation.cells import Gap, Kept
 from router.evacuation.states import Turn
 from router.evacuation.steps import JoinStandby, PauseMove, StartMove, TurnMove
 from tests.support.processes import eventually
@@ -309,3 +309,41 @@ async def test_a_failover_behind_a_switch_ends_the_move_and_lets_the_tenant_be_m
     assert await room.wait_until_quiet() == {A: 5, B: 5, C: 0}
     assert room.cells.erasing == set()
     await room.change(StartMove(ACME, "m2", B, "home", SystemClock().now(), 0))
+
+
+async def test_a_target_that_was_cleared_for_in_vain_is_waited_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law: while its home has not read what the target took for it before, nothing is copied, however often that is tried."""
+    monkeypatch.setattr(make, "_CLEAR_SECONDS_MAX", 0.05)
+    room = await Room().begin(C, 1_000)
+    await room.turn("abort")
+    await room.executor.drive(ACME)
+    tenant, _ = await room.acme()
+    room.directory._tenants[ACME] = replace(tenant, standby=None)
+    await room.change(StartMove(ACME, "m2", B, "why", SystemClock().now(), 1_000))
+    room.a.stuck = True
+    for _ in range(2):
+        room.cells.asked.clear()
+        assert await room.drive() == "copying"
+        assert room.cells.asked["begin"] == 0
+    room.a.stuck = False
+    monkeypatch.undo()
+    assert await room.drive() == "switched"
+
+
+async def test_a_former_standby_is_not_done_with_before_it_has_folded_what_it_took() -> None:
+    """Law: nor before it hears that it stands by no more, nor before the home has read that: else it would fold it behind an erasure."""
+    revision, read, folded = 4, 0, 0
+
+    class Told:
+        async def gap(self, cell: CellId, origin: CellId) -> Gap:
+            now = SystemClock().now()
+            if cell == A:
+                return Gap(A, (Kept(0, read, 7),), now, now)
+            return Gap(B, (), now, now, (Kept(0, folded, 7),), revision)
+
+    waiting = asyncio.create_task(standby.wait_until_clear(Told(), SystemClock(), A, B, 5))  # type: ignore[arg-type]  # it asks no more
+    for step in range(3):
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        revision, read, folded = 5, 7 * (step >= 1), 7 * (step == 2)
+    await asyncio.wait_for(waiting, 1)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,12 +15,34 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernel.errors import Failure
-from router.placement.entry import FORM, NOWHERE, WITNESS, Ballot, Entry, Place, decode, decode_all, encode, encode_all, left_of, still_held
+from kernel.metrics import MemoryMeter
+from router.placement.entry import (
+    FORM,
+    NOWHERE,
+    WITNESS,
+    Ballot,
+    Chunk,
+    Entry,
+    Place,
+    decode,
+    decode_all,
+    encode,
+    encode_all,
+    left_of,
+    still_held,
+)
+from router.placement.memory import MemoryStore
+from router.placement.table import Topology
 from router.quorum.ballot_file import BallotFile
-from router.quorum.rules import Append, Candidacy, Vote, elected, followed, granted, others_needed
+from router.quorum.election import Election
+from router.quorum.leader import Leader
+from router.quorum.rules import Append, Appended, Candidacy, Vote, elected, followed, granted, others_needed
 from router.quorum.settings import Sites, sites_of
+from router.quorum.site import Site
 from router.quorum.voter import SILENCE_SECONDS, Voter
 from tests.support.clock import ManualClock
+from tests.support.edge_room import QuietLog
+from tests.support.router_words import EU
 
 places = st.builds(Place, st.integers(0, 4), st.integers(0, 4))
 names = st.sampled_from(("east", "west"))
@@ -175,3 +199,104 @@ def test_an_entry_of_a_newer_form_is_refused_whole() -> None:
             read(data)
     schema = hashlib.sha256(json.dumps(msgspec.json.schema(Entry), sort_keys=True).encode()).hexdigest()[:16]
     assert (FORM, schema) == (1, "9ab2a570ae51b568")
+
+
+async def test_who_votes_for_two_at_once_votes_for_one() -> None:
+    """Law: one vote a term also where two ask at once and the disk takes its time."""
+
+    class Slow(_Ballots):
+        async def promise(self, ballot: Ballot) -> None:
+            await asyncio.sleep(0)
+            await super().promise(ballot)
+
+    voter = Voter(WITNESS, Slow(), ManualClock())
+    votes = await asyncio.gather(*(voter.vote(Candidacy(site, 1, NOWHERE)) for site in ("east", "west")))
+    assert sum(vote.granted for vote in votes) == 1
+
+
+class _Told:
+    """Another site, that says the same to everything."""
+
+    def __init__(self, term: int, granted: bool = True) -> None:
+        self.term, self.granted = term, granted
+        self.asked: list[int] = []
+
+    async def vote(self, asked: Candidacy) -> Vote:
+        self.asked.append(asked.term)
+        return Vote(self.granted and asked.term > self.term, max(self.term, asked.term))
+
+    async def append(self, append: Append) -> Appended:
+        return Appended(True, append.term)
+
+    async def entries(self, after: int) -> Sequence[tuple[Place, Entry]] | None:
+        return []
+
+    def copy(self) -> AsyncIterator[Chunk]:
+        raise NotImplementedError
+
+
+def _site(peer: _Told, clock: ManualClock) -> Site:
+    return Site("east", MemoryStore(EU), {"west": peer, WITNESS: peer}, clock)
+
+
+async def test_a_leader_that_cannot_keep_what_was_agreed_on_leads_no_more() -> None:
+    """Law: whatever its disk, or whoever cancels it, says: another entry of the number must not be offered in that term."""
+    for error in (OSError("the disk is gone"), asyncio.CancelledError()):
+        leader = Leader(site := _site(_Told(1), ManualClock()), 1, MemoryMeter(), QuietLog())
+        await site.replica.promise(Ballot(1, "east"))
+        with pytest.raises(type(error)):
+            async with leader.agreed([Entry(1, 1)]):
+                raise error
+        assert leader.over.is_set()
+
+
+async def test_who_stands_in_vain_stands_in_a_newer_term_than_the_others_know() -> None:
+    """Law: a site that was away when others voted overtakes their terms by being told of them, though nobody leads."""
+    witness = _Told(7)
+    election = Election(_site(witness, ManualClock()), True, lambda: 0.5, MemoryMeter(), QuietLog())
+    assert await election._stand() is None
+    assert await election._stand() == 8
+
+
+async def test_who_lacks_something_and_hears_nobody_waits_for_the_next_leader() -> None:
+    """Law: it was told that something is missing, and voted for another one before it could ask: that ends nothing."""
+    clock = ManualClock()
+    site = _site(_Told(1), clock)
+    await site.append(Append("west", 1, Place(1, 4)))
+    clock.advance(SILENCE_SECONDS)
+    assert (await site.vote(Candidacy("west", 2, Place(1, 4)))).granted
+    catching_up = asyncio.create_task(site.catch_up())
+    await asyncio.sleep(0.01)
+    assert not catching_up.done()
+    catching_up.cancel()
+
+
+async def test_a_word_of_a_newer_leader_settles_nothing_of_an_older_one() -> None:
+    """Law: what is held at the number that a majority settled is not what was settled, unless the same leader offered it."""
+    site = _site(_Told(1), ManualClock())
+    assert (await site.append(Append("west", 1, NOWHERE, Place(1, 1), (Entry(1, 1, topology=Topology((), ())),)))).accepted
+    await site.append(Append("west", 2, Place(2, 1)))
+    assert await site.replica.settled() == NOWHERE
+    await site.append(Append("west", 2, Place(1, 1)))
+    assert await site.replica.settled() == Place(1, 1)
+
+
+async def test_who_holds_and_votes_at_once_forgets_neither() -> None:
+    """Law: what a disk that takes its time keeps last is no older than what it kept before."""
+
+    class Slow(MemoryStore):
+        async def ballot(self) -> Ballot:
+            found = await super().ballot()
+            await asyncio.sleep(0)
+            return found
+
+        async def hold(self, ballot: Ballot, entries: Sequence[Entry]) -> None:
+            await asyncio.sleep(0)
+            await super().hold(ballot, entries)
+
+    clock, place = ManualClock(), Place(1, 1)
+    site = Site("east", Slow(EU), {}, clock)
+    await site.append(Append("west", 1, NOWHERE))
+    clock.advance(SILENCE_SECONDS)
+    await asyncio.gather(site.hold(place, [Entry(1, 1)]), site.vote(Candidacy("west", 2, place)))
+    assert await site.replica.ballot() == Ballot(2, "west", place)
