@@ -29,7 +29,7 @@ from router.placement.store import AUDIT_ENTRIES_MAX
 
 _CHUNK_TENANTS: Final = 100
 _PAGE_BYTES_MAX: Final = 8 * 1024 * 1024
-_FORGET: Final = ("keys", "sources", "tenants", "changes", "requests", "audit", "entries")
+FORGOTTEN: Final = ("keys", "sources", "tenants", "changes", "requests", "audit", "entries")
 
 
 @contextlib.asynccontextmanager
@@ -138,7 +138,7 @@ class PostgresReplica(PostgresStore):
                     raise ValueError("a copy that does not say of which place it is")
                 if first.place.number <= settled.number:
                     return
-                for what in _FORGET:
+                for what in FORGOTTEN:
                     await connection.execute(SQL[f"forget_{what}"], self._zone)
                 if first.topology is not None:
                     await self._set_topology(connection, first.topology)
@@ -157,7 +157,7 @@ class PostgresReplica(PostgresStore):
 
 def _check_kept(status: str) -> None:
     """Raises Failure(STORE_UNAVAILABLE) when a promise was made behind this one's back: by another process of the same site."""
-    if status != "UPDATE 1":
+    if not status.endswith(" 1"):  # how many rows
         raise Failure(Reason.STORE_UNAVAILABLE, "another process of this site has promised something else")
 
 

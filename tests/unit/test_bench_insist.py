@@ -97,6 +97,6 @@ def test_a_quarter_of_the_load_is_the_peers_own() -> None:
 
 
 def test_a_region_is_lost_with_or_without_its_edge() -> None:
-    """Law: cell and database go always, Envoy and agent in one scenario."""
+    """Law: cell and database go always, Envoy, agent and the region's directory in one scenario."""
     assert {name.partition("/")[0] for name in killed_in("edge-alive")} == {"cell", "postgres"}
-    assert {name.partition("/")[0] for name in killed_in("edge-lost")} == {"cell", "postgres", "envoy", "agent"}
+    assert {name.partition("/")[0] for name in killed_in("edge-lost")} == {"cell", "postgres", "envoy", "agent", "directory"}
