@@ -17,7 +17,7 @@ from aiokafka.protocol.admin import DeleteGroupsRequest
 from aiokafka.protocol.commit import OffsetCommitRequest
 
 _ASK_MILLIS: Final = 5_000
-_PATIENCE_SECONDS: Final = 45.0
+_PATIENCE_SECONDS: Final = 90.0
 _FETCH_BYTES: Final = 1 << 24
 _PAUSE_SECONDS: Final = 0.25
 _NO_GENERATION: Final = -1
