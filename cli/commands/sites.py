@@ -23,7 +23,7 @@ def sites() -> None:
 @output_option
 @state_option
 def list_sites(output: str, state: Path) -> None:
-    """Show what each site says of itself. Of a zone's sites one leads; `entry` is how far it is said that the directory is."""
+    """Show what each site says of itself. Of a zone's sites one leads; `entry` is how far each is."""
     access = running(state)
     table = Table("zone", "site", "leads", "hears", "term", "entry", "revision")
     for zone in access.zones():

@@ -51,6 +51,7 @@ class Site(Voter):
             self._hear(append)
         await self._settle_held(append.settled)
         settled = await self.replica.settled()
+        self.told = Place(append.term, settled.number)
         if settled.number < append.settled.number:
             self._behind.set()
         for said in (append.settled, append.place):
@@ -70,6 +71,12 @@ class Site(Voter):
                 return False
             await self.replica.hold(replace(ballot, last=place), entries)
             return True
+
+    def _hear(self, append: Append) -> None:
+        """How far the zone is elsewhere is not how far it is here."""
+        before = self.told
+        super()._hear(append)
+        self.told = Place(append.term, before.number)
 
     async def catch_up(self) -> None:
         """Runs until it is cancelled: asks the leader for what this site lacks, whenever it has heard that it lacks something."""

@@ -23,7 +23,7 @@ class Voter:
         self.clock = clock
         self.heard_at = clock.monotonic()
         self.leader = ""
-        self.told = NOWHERE  # the newest word of a leader: its term, and up to where the zone was settled
+        self.told = NOWHERE  # the term of the newest word of a leader, and up to where the zone is settled, for a person
         self._ballots = ballots
         self._lock = asyncio.Lock()
 
