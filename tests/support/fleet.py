@@ -18,6 +18,7 @@ import psutil
 
 from cells.eventlog import codec
 from cli.local.fleet import LocalFleet
+from cli.local.layout import PORTS_TOTAL
 from cli.local.ports import free_block
 from gitops.fleet import FLEET
 from kernel.residency import Fleet
@@ -30,7 +31,6 @@ _STORED_SQL = (
 )
 UP_SECONDS = 90.0
 _PROBES = 8
-PORTS = 120
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,9 @@ async def running(
     stands by for another; with `sites` both regions of a zone keep its directory."""
     state = temporary_folder()
     declared = FLEET if peers else Fleet(FLEET.zones, {name: replace(cell, peer=None) for name, cell in FLEET.cells.items()})
-    fleet = LocalFleet(state, free_block(PORTS), fleet=declared, cells=cells, otlp_endpoint=otlp_endpoint, settings=settings, sites=sites)
+    fleet = LocalFleet(
+        state, free_block(PORTS_TOTAL), fleet=declared, cells=cells, otlp_endpoint=otlp_endpoint, settings=settings, sites=sites
+    )
     try:
         async with fleet, aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as web:
             await fleet.wait_until_ready(UP_SECONDS)
